@@ -1,0 +1,293 @@
+// What the page does in the browser by itself: colours, settings drawer, strength words, widen, copy, the phone's pane
+// switcher, scrolling together, and repairs of Gradio's markup for keyboards and screen readers. Works by delegation,
+// because Gradio mounts its parts in any order.
+(() => {
+  const VARIANTS = ['baseline', 'ablated', 'added'];
+  const THEME_KEY = 'steering-theme';
+  const find = (id) => document.getElementById(id);
+  const page = document.documentElement;
+  let latest = { idea: null, state: { state: 'idle' } };
+
+  const say = (words) => {
+    const spoken = find('spoken');
+    if (spoken) spoken.textContent = words;
+  };
+
+  // -------------------------------------------------------------- colours
+
+  const isDark = () => document.body.classList.contains('dark');
+
+  const stored = () => {
+    try {
+      return localStorage.getItem(THEME_KEY);
+    } catch {
+      return null; // storage may be off; the choice then lasts as long as the page
+    }
+  };
+
+  function followTheme() {
+    const wanted = stored();
+    if (wanted && (wanted === 'dark') !== isDark()) document.body.classList.toggle('dark', wanted === 'dark');
+    const button = find('theme');
+    if (!button) return;
+    const next = isDark() ? 'Light' : 'Dark';
+    const words = button.querySelector('span');
+    if (words.textContent !== next) words.textContent = next;
+    button.setAttribute('aria-label', `${next} colours`);
+  }
+
+  function switchTheme() {
+    const next = isDark() ? 'light' : 'dark';
+    try {
+      localStorage.setItem(THEME_KEY, next);
+    } catch {
+      // See stored().
+    }
+    document.body.classList.toggle('dark', next === 'dark');
+    followTheme();
+  }
+
+  // -------------------------------------------------------------- settings drawer
+
+  function openSettings(open) {
+    const drawer = find('settings');
+    const opener = find('open-settings');
+    if (!drawer || !opener) return;
+    page.toggleAttribute('data-settings', open);
+    drawer.inert = !open;
+    opener.setAttribute('aria-expanded', String(open));
+    (open ? find('close-settings') : opener).focus();
+  }
+
+  // -------------------------------------------------------------- strength
+
+  const HINTS = {
+    none: 'At 0 nothing is added. Left and right are equal.',
+    weak: 'A light touch. You may not see a difference yet.',
+    sweet: 'Clear, and the text still reads well. Move it any time.',
+    breaks: 'Too much: expect repetition and broken sentences.',
+    unknown: 'Not measured for this direction.',
+  };
+
+  function showStrength() {
+    const zones = document.querySelector('.zones');
+    const range = document.querySelector('#strength input[type=range]');
+    if (!zones || !range) return;
+    const value = Number(range.value);
+    const top = Number(range.max) || 1;
+    const sweet = latest.idea && latest.idea.sweet;
+    zones.dataset.measured = sweet ? 'yes' : 'no';
+    if (sweet) {
+      zones.style.setProperty('--a', String(Math.min(1, sweet[0] / top)));
+      zones.style.setProperty('--b', String(Math.min(1, sweet[1] / top)));
+    }
+    let zone = 'unknown';
+    if (value === 0) zone = 'none';
+    else if (sweet) zone = value < sweet[0] ? 'weak' : value <= sweet[1] ? 'sweet' : 'breaks';
+    zones.dataset.zone = zone;
+    const hint = zones.querySelector('.zone-hint');
+    if (hint.textContent !== HINTS[zone]) hint.textContent = HINTS[zone];
+    range.setAttribute('aria-describedby', 'zone-hint');
+  }
+
+  // -------------------------------------------------------------- question
+
+  function complain(words) {
+    const note = find('question-note');
+    const box = document.querySelector('#message textarea');
+    if (!note || !box) return;
+    note.hidden = !words;
+    note.textContent = words;
+    page.toggleAttribute('data-no-question', Boolean(words));
+    box.setAttribute('aria-invalid', String(Boolean(words)));
+    box.setAttribute('aria-describedby', 'question-note');
+    if (words) {
+      say(words);
+      box.focus();
+    }
+  }
+
+  // An empty question, or one asked while the model cannot answer, stops here and costs no request.
+  function refuses() {
+    const box = document.querySelector('#message textarea');
+    if (page.dataset.busy !== undefined || ['prefill', 'running'].includes(latest.state.state)) return true;
+    if (box && box.value.trim()) return false;
+    complain('Write a question first, or pick one below.');
+    return true;
+  }
+
+  function showState() {
+    const ask = find('ask');
+    const words = latest.state.button || '';
+    page.toggleAttribute('data-busy', Boolean(words));
+    if (!ask || ask.dataset.words === words) return;
+    ask.dataset.words = words;
+    if (words) {
+      ask.setAttribute('aria-label', words);
+      ask.setAttribute('aria-disabled', 'true');
+    } else {
+      ask.removeAttribute('aria-label');
+      ask.removeAttribute('aria-disabled');
+    }
+  }
+
+  // -------------------------------------------------------------- panes
+
+  function widen(button) {
+    const panes = find('panes');
+    const pane = button.closest('.pane').id;
+    const wide = panes.dataset.wide === pane ? '' : pane;
+    panes.dataset.wide = wide;
+    for (const other of panes.querySelectorAll('.widen')) {
+      const pressed = other.closest('.pane').id === wide;
+      const words = pressed ? 'Make all three equal' : 'Widen this answer';
+      other.setAttribute('aria-pressed', String(pressed));
+      other.title = words;
+      other.setAttribute('aria-label', words);
+    }
+  }
+
+  async function copy(button) {
+    const answers = button.closest('.pane').querySelectorAll('.bot .message-content');
+    const answer = answers[answers.length - 1];
+    if (!answer) {
+      say('There is no answer to copy yet.');
+      return;
+    }
+    try {
+      await navigator.clipboard.writeText(answer.innerText.trim());
+    } catch {
+      say('The browser did not let the page copy. Select the text instead.');
+      return;
+    }
+    say('Copied');
+    button.dataset.done = '';
+    setTimeout(() => delete button.dataset.done, 1500);
+  }
+
+  function bringPane(which) {
+    const pane = find(`pane-${VARIANTS[which]}`);
+    const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+    pane.parentElement.scrollTo({ left: pane.offsetLeft - pane.parentElement.offsetLeft, behavior: calm ? 'auto' : 'smooth' });
+  }
+
+  function followPanes() {
+    const panes = find('panes');
+    if (!panes || panes.scrollWidth <= panes.clientWidth) return;
+    const share = panes.scrollLeft / (panes.scrollWidth - panes.clientWidth);
+    const which = Math.round(share * 2);
+    for (const button of document.querySelectorAll('#switcher button')) {
+      button.setAttribute('aria-pressed', String(Number(button.dataset.variant) === which));
+    }
+  }
+
+  const together = () => document.querySelector('#scroll-together input')?.checked;
+  let leader = null;
+  let leaderUntil = 0;
+
+  function scrollOthers(source) {
+    if (!together()) return;
+    const now = performance.now();
+    if (leader !== source && now < leaderUntil) return; // this one only follows
+    leader = source;
+    leaderUntil = now + 150;
+    const share = source.scrollTop / Math.max(1, source.scrollHeight - source.clientHeight);
+    for (const log of document.querySelectorAll('.chat [role=log]')) {
+      if (log !== source) log.scrollTop = share * (log.scrollHeight - log.clientHeight);
+    }
+  }
+
+  // -------------------------------------------------------------- listening
+
+  document.addEventListener('steering', (event) => {
+    latest = event.detail;
+    showState();
+    if (event.detail.what === 'idea') showStrength();
+  });
+
+  document.addEventListener('click', (event) => {
+    const target = event.target instanceof Element ? event.target : null;
+    if (!target) return;
+    if (target.closest('#ask') && refuses()) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    } else if (target.closest('.try-button')) complain('');
+    else if (target.closest('#theme')) switchTheme();
+    else if (target.closest('#open-settings')) openSettings(!page.hasAttribute('data-settings'));
+    else if (target.closest('#close-settings')) openSettings(false);
+    else if (target.closest('.widen')) widen(target.closest('.widen'));
+    else if (target.closest('.pane-head .copy')) copy(target.closest('.copy'));
+    else if (target.closest('#switcher button')) bringPane(Number(target.closest('button').dataset.variant));
+  }, true);
+
+  document.addEventListener('keydown', (event) => {
+    if (event.key === 'Escape' && page.hasAttribute('data-settings') && !event.target.closest('[role=listbox]')) openSettings(false);
+    const asking = event.key === 'Enter' && !event.shiftKey && !event.isComposing && event.target.closest('#message');
+    if (asking && refuses()) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    }
+  }, true);
+
+  document.addEventListener('input', (event) => {
+    if (event.target.closest('#message') && event.target.value.trim()) complain('');
+    if (event.target.closest('#strength')) showStrength();
+  }, true);
+
+  document.addEventListener('scroll', (event) => {
+    if (event.target.id === 'panes') followPanes();
+    else if (event.target instanceof Element && event.target.matches('.chat [role=log]')) scrollOthers(event.target);
+  }, true);
+
+  // -------------------------------------------------------------- repairs of Gradio's markup
+
+  const set = (node, name, value) => {
+    if (node && node.getAttribute(name) !== value) node.setAttribute(name, value);
+  };
+
+  function repair() {
+    // Three live regions would all talk at once; the page's own hidden one speaks for them.
+    document.querySelectorAll('.chat [role=log]').forEach((log) => {
+      set(log, 'aria-live', 'off');
+      set(log, 'tabindex', '0');
+      const name = log.closest('.pane')?.querySelector('.pane-name')?.textContent;
+      if (name) set(log, 'aria-label', name);
+    });
+    document.querySelectorAll('.chat [data-testid=user][aria-label], .chat [data-testid=bot][aria-label]').forEach((message) => {
+      if (message.tagName === 'DIV') message.removeAttribute('aria-label');
+    });
+    // One name a group, so that arrow keys move between its choices.
+    for (const group of ['idea', 'third-answer', 'removal']) {
+      document.querySelectorAll(`#${group} input[type=radio]`).forEach((input) => set(input, 'name', group));
+    }
+    document.querySelectorAll('.toast-header').forEach((header) => {
+      header.removeAttribute('role');
+      header.removeAttribute('tabindex');
+    });
+    const drawer = find('settings');
+    if (drawer && !drawer.hasAttribute('role')) {
+      set(drawer, 'role', 'dialog');
+      set(drawer, 'aria-labelledby', 'settings-title');
+      drawer.inert = true;
+    }
+    const panes = find('panes');
+    if (panes && !panes.hasAttribute('role')) {
+      set(panes, 'role', 'group');
+      set(panes, 'aria-label', 'Three answers');
+    }
+    set(panes, 'tabindex', panes && panes.scrollWidth > panes.clientWidth + 1 ? '0' : '-1');
+    followTheme();
+    showState();
+    showStrength();
+  }
+
+  let repairing = false;
+  new MutationObserver(() => {
+    if (repairing) return;
+    repairing = true;
+    requestAnimationFrame(() => {
+      repairing = false;
+      repair();
+    });
+  }).observe(page, { childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'max', 'role'] });
+})();

@@ -1,0 +1,636 @@
+// Reads the log of steering/ui/scope.py and draws what follows from it: status line, pane heads, line chart, map of
+// tokens and layers, and the marks in the answers. Runs once, as the body of a function of (element, props, watch).
+// Text of a model reaches the page by textContent or on a canvas only.
+
+const PANES = ['baseline', 'ablated', 'added'];
+const DASHES = ['2px,2px', '7px,3px', 'solid'];
+const WIDTHS = [2, 2, 2.4];
+const COLUMN_STEPS = [32, 64, 96, 128, 200, 260, 384, 512, 768, 1024];
+const UPPER_STEPS = [0.65, 0.92, 1.16];
+const LOWER_STEPS = [-0.2, -0.45, -0.7, -1.16];
+const CHART_INTERVAL = 100; // ms; the text moves faster than an eye follows lines
+const REST_WORDS = 'Each column is one token, a word or part of one. ';
+const RUNNING = ['prefill', 'running'];
+
+const root = element.closest('#scope') || element;
+const find = (id) => document.getElementById(id);
+const touch = matchMedia('(pointer: coarse)').matches;
+const calm = matchMedia('(prefers-reduced-motion: reduce)');
+const canvas = element.querySelector('canvas');
+const box = element.querySelector('#sc-mapbox');
+const line = element.querySelector('#sc-line');
+
+let log = '';
+let run, idea, state, tokens, moved, hover, pinned, shown, upper, lower, parts;
+let variant = 2;
+
+function forget() {
+  run = null;
+  state = { state: 'idle' };
+  tokens = [[], [], []];
+  moved = [];
+  hover = pinned = null;
+  parts = [-1, -1, -1];
+  upper = UPPER_STEPS[0];
+  lower = LOWER_STEPS[0];
+}
+forget();
+idea = { names: ['As it is', 'Taken out', 'Turned up'], short: ['As it is', 'Taken out', 'Turned up'], added: 'turned up here' };
+
+// ---------------------------------------------------------------- the log
+
+function unpack(encoded) {
+  const bytes = atob(encoded);
+  const cosines = new Float32Array(bytes.length);
+  for (let i = 0; i < bytes.length; i += 1) cosines[i] = ((bytes.charCodeAt(i) << 24) >> 24) / 127;
+  return cosines;
+}
+
+function read(record) {
+  const kind = record[0];
+  const rest = record.slice(2);
+  if (kind === 'T') {
+    const [number, which, token, encoded] = rest.split('|');
+    const cosines = unpack(encoded);
+    tokens[which][number - 1] = { text: decodeURIComponent(token), cosines };
+    let low = 0;
+    let high = 0;
+    for (const value of cosines) {
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+    while (high > upper && upper !== UPPER_STEPS.at(-1)) upper = UPPER_STEPS[UPPER_STEPS.indexOf(upper) + 1];
+    while (low < lower && lower !== LOWER_STEPS.at(-1)) lower = LOWER_STEPS[LOWER_STEPS.indexOf(lower) + 1];
+  } else if (kind === 'S') {
+    state = JSON.parse(rest);
+  } else if (kind === 'H') {
+    run = JSON.parse(rest);
+  } else if (kind === 'I') {
+    idea = JSON.parse(rest);
+    tellPage('idea');
+  } else if (kind === 'C') {
+    const [number, coefficient] = rest.split('|');
+    const last = moved.at(-1);
+    if (last && last.number === Number(number)) moved.pop();
+    moved.push({ number: Number(number), coefficient });
+  }
+}
+
+function update() {
+  const value = typeof props.value === 'string' ? props.value : '';
+  let from = log.length;
+  if (!value.startsWith(log)) {
+    forget();
+    from = 0;
+  }
+  const end = value.lastIndexOf('\n') + 1;
+  log = value.slice(0, end);
+  for (const record of value.slice(from, end).split('\n')) if (record) read(record);
+  for (const which of [1, 2]) findParting(which);
+  schedule();
+}
+
+// The first token in which an answer differs from the one as it is: an index, or -1 while both say the same.
+function findParting(which) {
+  if (parts[which] >= 0) return;
+  const own = tokens[which];
+  const plain = tokens[0];
+  const both = Math.min(own.length, plain.length);
+  for (let i = 0; i < both; i += 1) {
+    if (own[i].text !== plain[i].text) {
+      parts[which] = i;
+      break;
+    }
+  }
+  if (parts[which] < 0 && !RUNNING.includes(state.state) && own.length > both) parts[which] = both;
+  const found = parts.slice(1).filter((part) => part >= 0);
+  parts[0] = found.length ? Math.min(...found) : -1;
+}
+
+const longest = () => Math.max(...tokens.map((list) => list.length));
+
+function tellPage(what) {
+  document.dispatchEvent(new CustomEvent('steering', { detail: { what, idea, state, run } }));
+}
+
+// ---------------------------------------------------------------- drawing, at most once a frame
+
+let waiting = false;
+let chartDrawn = 0;
+let chartTimer = 0;
+
+function schedule() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    drawWords();
+    drawMap();
+    drawChart();
+    markAnswers();
+    root.dataset.tokens = String(longest());
+    root.dataset.state = state.state;
+  });
+}
+
+function put(node, text) {
+  if (node && node.textContent !== text) node.textContent = text;
+}
+
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+function statusWords() {
+  if (state.message) return state.message;
+  const count = longest();
+  switch (state.state) {
+    case 'loading': return 'Loading the model.';
+    case 'queued': return 'Waiting…';
+    case 'prefill': return 'Reading your question…';
+    case 'running': return `Writing… ${count} of at most ${plural(run ? run.max_new_tokens : count, 'token')}${pastBreaking()}`;
+    case 'stopped': return `Stopped after ${plural(count, 'token')}. What was written stays.`;
+    case 'error': return 'Something went wrong. Ask again.';
+    default: return count ? `Done. ${plural(count, 'token')}. ${partingWords()}` : 'Ready. Ask a question, or pick one.';
+  }
+}
+
+function pastBreaking() {
+  const strength = moved.length ? Number(moved.at(-1).coefficient) : run && run.coefficient;
+  return idea.sweet && strength > idea.sweet[1] ? ' · strength is past the point where text breaks' : '';
+}
+
+const partingWords = () => (parts[0] < 0 ? 'All three are the same.' : `They part at token ${parts[0] + 1}.`);
+
+let spokenState = '';
+
+function drawWords() {
+  const words = statusWords();
+  put(find('status-words'), words);
+  const status = document.querySelector('.status');
+  if (status) status.dataset.s = state.state;
+  if (state.state !== spokenState) {
+    spokenState = state.state;
+    put(find('spoken'), state.state === 'running' ? 'Writing…' : words);
+  }
+  PANES.forEach((pane, which) => {
+    const head = document.querySelector(`#pane-${pane} .pane-head`);
+    if (!head) return;
+    put(head.querySelector('.pane-name'), idea.names[which]);
+    const count = tokens[which].length;
+    const rate = state.state === 'running' && state.rate ? ` · ${Math.round(state.rate)}/s` : '';
+    put(head.querySelector('.pane-stats'), count ? plural(count, 'token') + rate : '');
+  });
+  document.querySelectorAll('.toggles button').forEach((button) => {
+    put(button.querySelector('span'), idea.short[button.dataset.variant]);
+  });
+  const page = document.documentElement;
+  if (page.dataset.state !== state.state) page.dataset.state = state.state;
+  tellPage('state');
+}
+
+const colours = () => {
+  const style = getComputedStyle(element);
+  const get = (name) => style.getPropertyValue(name).trim();
+  return {
+    v: [get('--v0'), get('--v1'), get('--v2')], ink: get('--ink'), ink3: get('--ink3'), line: get('--line'),
+    edge: get('--edge'), surf: get('--surf'), surf2: get('--surf2'), font: style.fontFamily,
+  };
+};
+
+// The token that chart and answers speak of: under the pointer, else the one kept, else none (then the newest counts).
+const chosen = () => hover || pinned;
+
+// ---------------------------------------------------------------- the line chart
+
+function loadPlotly() {
+  const script = document.createElement('script');
+  script.src = element.querySelector('.scope').dataset.plotly;
+  script.onload = () => schedule();
+  document.head.append(script);
+}
+if (!window.Plotly) loadPlotly();
+
+function drawChart() {
+  if (!window.Plotly || !line.clientWidth) return;
+  const left = CHART_INTERVAL - (performance.now() - chartDrawn);
+  if (left > 0) {
+    if (!chartTimer) chartTimer = setTimeout(() => { chartTimer = 0; schedule(); }, left);
+    return;
+  }
+  chartDrawn = performance.now();
+  const layers = run ? run.layers : 0;
+  const at = chosen();
+  const series = tokens.map((list) => (at ? list[at.column] : list.at(-1)));
+  put(element.querySelector('#sc-which'), whichWords(at, series));
+  window.Plotly.react(line, traces(series, layers), chartLayout(series, layers), {
+    displayModeBar: false, doubleClick: 'reset', responsive: false, showTips: false,
+  });
+}
+
+function whichWords(at, series) {
+  if (!longest()) return '';
+  if (!at) return RUNNING.includes(state.state) ? 'newest token' : 'last token';
+  const token = series[variant] || series.find(Boolean);
+  return `token ${at.column + 1}: ${quoted(token ? token.text : '')}`;
+}
+
+const quoted = (text) => `“${text.trim() || (text.includes('\n') ? '↵' : '␣')}”`;
+
+function traces(series, layers) {
+  const { v } = colours();
+  const x = Array.from({ length: layers }, (_, i) => i);
+  return series.map((token, which) => ({
+    x, y: token ? Array.from(token.cosines) : x.map(() => null),
+    mode: 'lines', name: idea.short[which], line: { color: v[which], dash: DASHES[which], width: WIDTHS[which] },
+    hovertemplate: '%{y:.2f}',
+  }));
+}
+
+function layerTicks(layers) {
+  if (!layers) return [];
+  const step = layers > 40 ? 8 : 4;
+  const kept = [0, layers - 1];
+  if (run.layer !== undefined && !kept.includes(run.layer)) kept.push(run.layer);
+  for (let i = step; i < layers - 1; i += step) {
+    if (kept.every((other) => Math.abs(other - i) > step / 2 - 0.5)) kept.push(i);
+  }
+  return kept.sort((a, b) => a - b);
+}
+
+function chartLayout(series, layers) {
+  const colour = colours();
+  const narrow = line.clientWidth < 480;
+  const ticks = layerTicks(layers);
+  const axis = { zeroline: false, tickfont: { size: 12, color: colour.ink3 }, fixedrange: touch };
+  const rows = [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1].filter((value) => value > lower && value < upper);
+  return {
+    margin: { l: 52, r: 78, t: 4, b: 38 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+    font: { family: colour.font, size: 12, color: colour.ink3 }, showlegend: false, hovermode: 'x unified',
+    hoverlabel: { bgcolor: colour.surf, bordercolor: colour.line, font: { color: colour.ink, size: 12 } },
+    uirevision: run ? String(run.run) : 'none', dragmode: touch ? false : 'zoom', autosize: false,
+    width: line.clientWidth, height: line.clientHeight,
+    xaxis: {
+      ...axis, range: [-0.3, Math.max(layers, 2) - 0.9], tickvals: ticks, showgrid: false, ticks: 'outside', ticklen: 4,
+      tickcolor: colour.line, showline: true, linecolor: colour.line, unifiedhovertitle: { text: 'layer %{x}' },
+      ticktext: ticks.map((i) => (i === 0 ? 'first' : i === layers - 1 ? 'last' : String(i))),
+      title: { text: 'layer', font: { size: 12, color: colour.ink3 }, standoff: 2 },
+    },
+    yaxis: {
+      ...axis, range: [lower, upper], tickvals: rows, gridcolor: colour.line,
+      ticktext: rows.map((value) => (value === 0 ? 'none' : value.toFixed(2).replace('-', '−'))),
+    },
+    shapes: chartShapes(colour, layers), annotations: chartNames(series, colour, layers, narrow),
+  };
+}
+
+function chartShapes(colour, layers) {
+  const zero = { type: 'line', xref: 'paper', x0: 0, x1: 1, y0: 0, y1: 0, layer: 'below', line: { color: colour.edge, width: 1 } };
+  if (!layers || run.layer === undefined) return [zero];
+  const steered = { type: 'line', yref: 'paper', x0: run.layer, x1: run.layer, y0: 0, y1: 1, line: { color: colour.ink, width: 1.5, dash: '2px,3px' } };
+  return [zero, steered];
+}
+
+// Names stand at the line ends, pushed apart so that they never cover one another.
+function chartNames(series, colour, layers, narrow) {
+  const height = line.clientHeight - 42;
+  const ends = [];
+  series.forEach((token, which) => {
+    if (token) ends.push({ which, at: ((upper - token.cosines.at(-1)) / (upper - lower)) * height });
+  });
+  ends.sort((a, b) => a.at - b.at || b.which - a.which);
+  for (let i = 1; i < ends.length; i += 1) ends[i].at = Math.max(ends[i].at, ends[i - 1].at + 16);
+  for (let i = ends.length - 1; i >= 0; i -= 1) {
+    ends[i].at = Math.min(ends[i].at, height - 8 - 16 * (ends.length - 1 - i));
+  }
+  const names = ends.map(({ which, at }) => ({
+    xref: 'paper', yref: 'paper', x: 1, y: 1 - at / height, xanchor: 'left', yanchor: 'middle', xshift: 6, showarrow: false,
+    text: idea.short[which], font: { size: 12, color: colour.v[which] },
+  }));
+  if (layers && run.layer !== undefined) {
+    const onLeft = run.layer > layers * 0.42;
+    names.push({
+      x: run.layer, yref: 'paper', y: 1, xanchor: onLeft ? 'right' : 'left', yanchor: 'top', xshift: onLeft ? -5 : 5,
+      text: narrow ? idea.added : `${idea.added}, at layer ${run.layer}`, showarrow: false, font: { size: 12, color: colour.ink },
+    });
+  }
+  return names;
+}
+
+// ---------------------------------------------------------------- the map
+
+const PAD = { left: 48, right: 0, top: 16, bottom: 20 };
+let geometry = null;
+
+function palette(colour) {
+  const channels = (value) => {
+    const probe = value.replace('#', '');
+    return [0, 2, 4].map((i) => parseInt(probe.slice(i, i + 2), 16));
+  };
+  const [base, less, more] = [colour.surf2, colour.v[1], colour.v[2]].map(channels);
+  return Array.from({ length: 255 }, (_, i) => {
+    const cosine = (i - 127) / 127;
+    const share = Math.min(1, Math.abs(cosine) / 0.95) ** 0.72;
+    const full = cosine < 0 ? less : more;
+    return `rgb(${base.map((channel, k) => Math.round(channel + (full[k] - channel) * share)).join(' ')})`;
+  });
+}
+
+function drawMap() {
+  const width = box.clientWidth;
+  const height = box.clientHeight;
+  if (!width) return;
+  const count = longest();
+  const layers = run ? run.layers : 0;
+  find('sc-empty').hidden = count > 0;
+  const ratio = window.devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+  }
+  const pen = canvas.getContext('2d');
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  const colour = colours();
+  const columns = COLUMN_STEPS.find((step) => step >= count) || count;
+  geometry = {
+    columns, layers, left: PAD.left, top: PAD.top, width: width - PAD.left - PAD.right, height: height - PAD.top - PAD.bottom,
+  };
+  const x = (column) => Math.round((geometry.left + (column / columns) * geometry.width) * ratio);
+  const y = (layer) => Math.round((geometry.top + (1 - layer / Math.max(layers, 1)) * geometry.height) * ratio);
+  pen.globalAlpha = 0.45;
+  pen.fillStyle = colour.surf2;
+  pen.fillRect(x(0), y(layers || 1), x(columns) - x(0), y(0) - y(layers || 1));
+  pen.globalAlpha = 1;
+  const shades = palette(colour);
+  tokens[variant].forEach((token, column) => {
+    const from = x(column);
+    const wide = x(column + 1) - from;
+    for (let layer = 0; layer < layers; layer += 1) {
+      pen.fillStyle = shades[Math.round(token.cosines[layer] * 127) + 127];
+      const upperEdge = y(layer + 1);
+      pen.fillRect(from, upperEdge, wide, y(layer) - upperEdge);
+    }
+  });
+  drawMapMarks(pen, colour, ratio, x, y, count);
+  drawReading();
+}
+
+function drawMapMarks(pen, colour, ratio, x, y, count) {
+  const { layers, columns } = geometry;
+  const one = Math.max(1, Math.round(ratio));
+  pen.font = `${11.5 * ratio}px ${colour.font}`;
+  pen.textBaseline = 'middle';
+  const write = (text, px, py, align, ink) => {
+    pen.fillStyle = ink;
+    pen.textAlign = align;
+    pen.fillText(text, px, py);
+  };
+  if (!layers) return;
+  const labelX = x(0) - 8 * ratio;
+  if (run.layer !== undefined) {
+    const level = y(run.layer);
+    pen.fillStyle = colour.ink;
+    for (let px = x(0); px < x(columns); px += 4 * one) pen.fillRect(px, level, 2 * one, one);
+    write(`${run.layer} ▸`, x(0) - 3 * ratio, level - 3 * ratio, 'right', colour.ink);
+  }
+  const clear = (py) => run.layer === undefined || Math.abs(py - y(run.layer)) > 16 * ratio;
+  const high = y(layers) + 8 * ratio;
+  const low = y(0) - 8 * ratio;
+  if (clear(high)) write('last', labelX, high, 'right', colour.ink3);
+  if (clear(low)) write('first', labelX, low, 'right', colour.ink3);
+  if (count) {
+    const foot = y(0) + 11 * ratio;
+    const own = tokens[variant].length;
+    write('token 1', x(0), foot, 'left', colour.ink3);
+    if (x(own) - x(0) > 90 * ratio) write(String(own), x(own), foot, 'right', colour.ink3);
+    drawMoves(pen, colour, ratio, x, y);
+    drawPart(pen, colour, ratio, x, y, write);
+  }
+  drawCursor(pen, colour, ratio, x, y);
+}
+
+function drawMoves(pen, colour, ratio, x, y) {
+  const last = moved.at(-1);
+  for (const move of moved) {
+    const px = x(move.number - 1);
+    const py = y(0) + 3 * ratio;
+    pen.fillStyle = colour.ink;
+    pen.beginPath();
+    pen.moveTo(px, py);
+    pen.lineTo(px - 4 * ratio, py + 6 * ratio);
+    pen.lineTo(px + 4 * ratio, py + 6 * ratio);
+    pen.fill();
+    if (move !== last) continue;
+    const words = `strength ${move.coefficient}`;
+    const wide = pen.measureText(words).width + 16 * ratio;
+    const left = px + wide > x(geometry.columns) ? px - wide : px + 8 * ratio;
+    pen.clearRect(left - 3 * ratio, py, wide - 8 * ratio, 16 * ratio);
+    pen.textAlign = 'left';
+    pen.fillText(words, left, y(0) + 11 * ratio);
+  }
+}
+
+function drawPart(pen, colour, ratio, x, y, write) {
+  const part = parts[variant];
+  if (part < 0) return;
+  const px = x(part);
+  pen.fillStyle = colour.ink;
+  pen.fillRect(px, 2 * ratio, Math.max(1, Math.floor(1.5 * ratio)), y(0) - 2 * ratio);
+  const words = 'answers part here';
+  const fits = px + pen.measureText(words).width + 6 * ratio < x(geometry.columns);
+  write(words, px + (fits ? 6 : -5) * ratio, 8 * ratio, fits ? 'left' : 'right', colour.ink);
+}
+
+function drawCursor(pen, colour, ratio, x, y) {
+  const at = chosen();
+  if (!at) return;
+  pen.strokeStyle = colour.ink;
+  pen.lineWidth = 1.5 * ratio;
+  const from = x(at.column);
+  const wide = x(at.column + 1) - from;
+  pen.strokeRect(from, y(geometry.layers), wide, y(0) - y(geometry.layers));
+  const upperEdge = y(at.layer + 1);
+  pen.lineWidth = 2 * ratio;
+  pen.strokeRect(from - ratio, upperEdge - ratio, wide + 2 * ratio, y(at.layer) - upperEdge + 2 * ratio);
+}
+
+function drawReading() {
+  const read_ = find('sc-read');
+  const at = chosen();
+  const token = at && tokens[variant][at.column];
+  if (!token) {
+    if (variant === 1 && longest()) put(read_, traceWords());
+    else put(read_, REST_WORDS + (touch ? 'Tap it.' : 'Click it.'));
+    return;
+  }
+  const bold = document.createElement('b');
+  bold.textContent = quoted(token.text);
+  const kept = pinned && !hover ? ' · kept' : '';
+  read_.replaceChildren(bold, ` token ${at.column + 1} · layer ${at.layer} · cosine ${shownCosine(token, at.layer)}${kept}`);
+}
+
+const shownCosine = (token, layer) => token.cosines[layer].toFixed(2).replace(/^-0\.00$/, '0.00').replace('-', '−');
+
+function traceWords() {
+  const traced = tokens[1].some((token) => token.cosines.some((value) => Math.abs(value) > 0.01));
+  return traced ? REST_WORDS + (touch ? 'Tap it.' : 'Click it.') : 'No trace at any layer: it is taken out everywhere';
+}
+
+// ---------------------------------------------------------------- pointer and keys on the map
+
+function cellAt(event) {
+  if (!geometry || !geometry.layers) return null;
+  const area = box.getBoundingClientRect();
+  const column = Math.floor(((event.clientX - area.left - geometry.left) / geometry.width) * geometry.columns);
+  const layer = Math.floor((1 - (event.clientY - area.top - geometry.top) / geometry.height) * geometry.layers);
+  const inside = column >= 0 && column < tokens[variant].length && layer >= 0 && layer < geometry.layers;
+  return inside ? { column, layer } : null;
+}
+
+const same = (a, b) => (a && b ? a.column === b.column && a.layer === b.layer : a === b);
+
+function point(cell) {
+  if (same(cell, hover)) return;
+  hover = cell;
+  chartDrawn = Math.min(chartDrawn, performance.now() - CHART_INTERVAL / 2);
+  schedule();
+}
+
+function keep(cell) {
+  pinned = pinned && cell && pinned.column === cell.column && pinned.layer === cell.layer ? null : cell;
+  if (!pinned) hover = null;
+  schedule();
+}
+
+box.addEventListener('pointermove', (event) => { if (event.pointerType === 'mouse') point(cellAt(event)); });
+box.addEventListener('pointerleave', () => point(null));
+box.addEventListener('blur', () => point(null));
+box.addEventListener('click', (event) => keep(cellAt(event)));
+box.addEventListener('keydown', (event) => {
+  const count = tokens[variant].length;
+  if (!count) return;
+  const at = chosen() || { column: count - 1, layer: run.layer ?? 0 };
+  const moves = {
+    ArrowLeft: [at.column - (chosen() ? 1 : 0), at.layer], ArrowRight: [at.column + 1, at.layer],
+    ArrowUp: [at.column, at.layer + 1], ArrowDown: [at.column, at.layer - 1], Home: [0, at.layer], End: [count - 1, at.layer],
+  };
+  if (event.key in moves) {
+    const [column, layer] = moves[event.key];
+    point({ column: Math.max(0, Math.min(count - 1, column)), layer: Math.max(0, Math.min(run.layers - 1, layer)) });
+    const token = tokens[variant][hover.column];
+    put(find('spoken'), `${quoted(token.text)} token ${hover.column + 1}, layer ${hover.layer}, cosine ${shownCosine(token, hover.layer)}`);
+  } else if (event.key === 'Enter') {
+    keep(at);
+  } else if (event.key === 'Escape') {
+    hover = pinned = null;
+    schedule();
+  } else {
+    return;
+  }
+  event.preventDefault();
+});
+
+element.querySelector('#sc-toggles').addEventListener('click', (event) => {
+  const button = event.target.closest('button');
+  if (!button) return;
+  variant = Number(button.dataset.variant);
+  for (const other of element.querySelectorAll('#sc-toggles button')) other.setAttribute('aria-pressed', String(other === button));
+  hover = null;
+  schedule();
+});
+
+// ---------------------------------------------------------------- marks in the answers (no change of Gradio's DOM)
+
+const marks = {};
+if (window.CSS && CSS.highlights) {
+  for (const name of ['same', 'part-1', 'part-2', 'chosen']) {
+    marks[name] = new Highlight();
+    marks[name].priority = name === 'chosen' ? 2 : 1;
+    CSS.highlights.set(name, marks[name]);
+  }
+}
+
+// Offsets of the first `count` tokens in the newest answer of a pane. A token that the page shows otherwise than the
+// model wrote it ends the walk: better no mark than a wrong one.
+function locate(which, count) {
+  const answers = document.querySelectorAll(`#pane-${PANES[which]} .bot .prose, #pane-${PANES[which]} .bot .message-content`);
+  const answer = answers[answers.length - 1];
+  if (!answer) return null;
+  const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT);
+  const nodes = [];
+  let text = '';
+  while (walker.nextNode()) {
+    nodes.push({ node: walker.currentNode, from: text.length });
+    text += walker.currentNode.data;
+  }
+  const spans = [];
+  let at = text.length - text.trimStart().length;
+  for (let i = 0; i < count && i < tokens[which].length; i += 1) {
+    const piece = spans.length && spans.some(([a, b]) => b > a) ? tokens[which][i].text : tokens[which][i].text.trimStart();
+    if (!text.startsWith(piece, at)) break;
+    spans.push([at, at + piece.length]);
+    at += piece.length;
+  }
+  return { nodes, spans, text };
+}
+
+function rangeOf(found, from, to) {
+  const place = (offset, end) => {
+    let index = found.nodes.findLastIndex((entry) => (end ? entry.from < offset : entry.from <= offset));
+    if (index < 0) index = 0;
+    return [found.nodes[index].node, offset - found.nodes[index].from];
+  };
+  const range = document.createRange();
+  range.setStart(...place(from, false));
+  range.setEnd(...place(to, true));
+  return range;
+}
+
+function markAnswers() {
+  if (!marks.same) return;
+  for (const mark of Object.values(marks)) mark.clear();
+  const at = chosen();
+  for (const which of [0, 1, 2]) {
+    const part = which ? parts[which] : -1;
+    const needed = Math.max(part, at ? at.column : -1) + 1;
+    if (!needed) continue;
+    const found = locate(which, needed);
+    if (!found || !found.nodes.length) continue;
+    const word = (index) => {
+      const [from, to] = found.spans[index];
+      const lead = found.text.slice(from, to).search(/\S/);
+      return rangeOf(found, from + Math.max(0, lead), to);
+    };
+    if (part >= 0 && found.spans[part]) {
+      if (found.spans[part][0] > found.spans[0][0]) marks.same.add(rangeOf(found, found.spans[0][0], found.spans[part][0]));
+      marks[`part-${which}`].add(word(part));
+    }
+    if (at && found.spans[at.column]) marks.chosen.add(word(at.column));
+  }
+}
+
+// ---------------------------------------------------------------- what else makes a new drawing necessary
+
+function watchPanes() {
+  const panes = find('panes');
+  if (!panes) {
+    setTimeout(watchPanes, 50);
+    return;
+  }
+  let marking = false;
+  new MutationObserver(() => {
+    if (marking || !chosen() && parts[0] < 0) return;
+    marking = true;
+    requestAnimationFrame(() => { marking = false; markAnswers(); });
+  }).observe(panes, { childList: true, characterData: true, subtree: true });
+  schedule();
+}
+watchPanes();
+
+new ResizeObserver(() => { chartDrawn = 0; schedule(); }).observe(line);
+new ResizeObserver(schedule).observe(box);
+new MutationObserver(() => { chartDrawn = 0; schedule(); }).observe(document.body, { attributes: true, attributeFilter: ['class'] });
+
+watch('value', update);
+update();

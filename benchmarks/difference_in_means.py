@@ -1,0 +1,179 @@
+"""How fast a difference in means is, against repeng and steering-vectors.
+
+    python -m benchmarks.difference_in_means [--json] [--rounds 5] [--prompts 64] [--threads 2]
+
+Ours computes every post-instruction position and every layer; the others compute one position, the last, as their
+documentation says to. All read the same prompts, rendered by the same template, with the same weights, number type and
+number of threads. They run alternately, each warmed up, in one process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import describe_machine, print_machine
+from benchmarks.rivals import RIVALS, Rival, environment
+from steering import ContrastSet, difference_in_means, load_model
+from steering.models import ChatModel
+from steering.weights import cache_folder, model_folder
+
+GOAL = 2.0
+LEAST_COSINE = 0.999
+OURS = "steering, all positions and layers"
+# What is shown in the table: (row, rival, what its worker is asked to do, whether it is the documented call).
+RUNS = [
+    ("repeng, ControlVector.train", "repeng", "train", True),
+    ("repeng, reading only, without its PCA", "repeng", "read", False),
+    ("steering-vectors, train_steering_vector", "steering-vectors", "train", True),
+    ("steering-vectors, with batch_size=32", "steering-vectors", "train in batches", False),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=64, help="on each side")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = load_model("bundled", device="cpu")
+    prompts = first_prompts(arguments.prompts)
+    seconds, vectors, versions = time_all(model, prompts, arguments.rounds)
+    report = {
+        "machine": describe_machine(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "prompts": arguments.prompts,
+        "versions": versions,
+        "positions": len(model.post_instruction_tokens),
+        "seconds": seconds,
+        "medians": {name: median(times) for name, times in seconds.items()},
+        "agreement": agreement(model, prompts, vectors),
+    }
+    report["ratios"] = {name: value / report["medians"][OURS] for name, value in report["medians"].items()}
+    print(json.dumps(report, indent=1)) if arguments.json else print_report(report)
+    if min(report["agreement"].values()) < LEAST_COSINE:
+        raise SystemExit(f"The answers differ: a cosine is below {LEAST_COSINE}, so the times do not compare equals.")
+
+
+def first_prompts(n: int) -> ContrastSet:
+    """The first ``n`` prompts a side of the preset refusal."""
+    preset = ContrastSet.load("refusal")
+    if min(len(preset.positive), len(preset.negative)) < n:
+        raise SystemExit(f"The preset refusal has fewer than {n} prompts on a side. Give a smaller --prompts.")
+    return ContrastSet.from_examples(f"refusal, first {n}", preset.positive[:n], preset.negative[:n])
+
+
+def time_all(
+    model: ChatModel, prompts: ContrastSet, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, Tensor], dict[str, dict[str, str]]]:
+    """Time everything alternately.
+
+    Returns:
+        Seconds of each round, by the table's row; what each row that is a difference in means gave at the last
+        position, float32 ``[n_layers, d_model]``, where row ``l`` is the residual stream **entering** block ``l + 1``;
+        and the versions of each rival and what it runs on.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        readable_by_transformers_4(model_folder("bundled"), folder)
+        setting = {
+            "folder": str(folder),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "positive": [model.format(list(example.messages)) for example in prompts.positive],
+            "negative": [model.format(list(example.messages)) for example in prompts.negative],
+        }
+        rivals = {}
+        for name in RIVALS:
+            python = environment(name, torch.__version__, cache_folder())
+            rivals[name] = stack.enter_context(Rival(name, python, setting))
+        difference_in_means(model, prompts)  # warm up
+        seconds: dict[str, list[float]] = {name: [] for name in [OURS, *(run[0] for run in RUNS)]}
+        vectors: dict[str, Tensor] = {}
+        for _ in range(rounds):
+            start = time.perf_counter()
+            candidates = difference_in_means(model, prompts)
+            seconds[OURS].append(time.perf_counter() - start)
+            vectors[OURS] = candidates.vectors[candidates.positions.index(-1), 1:]
+            for row, name, what, _ in RUNS:
+                taken, given = rivals[name].run(what)
+                seconds[row].append(taken)
+                if given is not None:
+                    vectors[row] = torch.tensor(given)[:-1]  # the last block's output is no layer of ours
+        versions = {name: {name: RIVALS[name], **rival.about} for name, rival in rivals.items()}
+    return seconds, vectors, versions
+
+
+def readable_by_transformers_4(source: Path, folder: Path) -> None:
+    """The model in ``source`` again in ``folder``, its two small files in words that versions 4 and 5 both know."""
+    for file in source.iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((source / "config.json").read_text())
+    tokenizer = json.loads((source / "tokenizer_config.json").read_text())
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]  # version 4 would silently take 10,000
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
+        (folder / name).unlink()
+        (folder / name).write_text(json.dumps(content))
+
+
+def agreement(model: ChatModel, prompts: ContrastSet, vectors: dict[str, Tensor]) -> dict[str, float]:
+    """The smallest cosine, over the layers, of each answer with that of a plain loop over single prompts.
+
+    Layer 0 is left out: there the last position holds the same token in every prompt, and the difference is zero.
+    """
+    expected = plain_loop(model, prompts)
+    return {row: float(torch.cosine_similarity(given, expected, dim=-1).min()) for row, given in vectors.items()}
+
+
+def plain_loop(model: ChatModel, prompts: ContrastSet) -> Tensor:
+    """The difference in means at the last position, one prompt at a time, from transformers' own hidden states.
+
+    Float32 ``[n_layers - 1, d_model]``: layers 1 and up.
+    """
+
+    def mean(examples: list[Any]) -> Tensor:
+        total = torch.zeros(model.n_layers + 1, model.d_model, dtype=torch.float64)
+        for example in examples:
+            ids = torch.tensor([model.encode(list(example.messages))])
+            with torch.inference_mode():
+                states = model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+            total += torch.stack([state[0, -1] for state in states]).double()
+        return total / len(examples)
+
+    return (mean(prompts.positive) - mean(prompts.negative)).float()[1:-1]
+
+
+def print_report(report: dict[str, Any]) -> None:
+    print_machine()
+    print(
+        f"{report['prompts']} + {report['prompts']} prompts, {report['dtype']}; ours reads {report['positions']} positions"
+    )
+    for name, versions in report["versions"].items():
+        print(f"{name} runs on " + ", ".join(f"{what} {version}" for what, version in versions.items()))
+    print()
+    print("| | seconds, median | slowest round | times ours | cosine with a plain loop, at least |")
+    print("| --- | --- | --- | --- | --- |")
+    for row, times in report["seconds"].items():
+        cosine = f"{report['agreement'][row]:.5f}" if row in report["agreement"] else "(not a mean)"
+        print(f"| {row} | {median(times):.2f} | {max(times):.2f} | {report['ratios'][row]:.2f} | {cosine} |")
+    documented = [report["ratios"][row] for row, _, _, is_documented in RUNS if is_documented]
+    verdict = "reached" if min(documented) >= GOAL else "missed"
+    print(
+        f"\nGoal {verdict}: at least {GOAL:.0f} times as fast as both documented calls (least {min(documented):.2f})."
+    )
+
+
+if __name__ == "__main__":
+    main()

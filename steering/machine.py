@@ -1,0 +1,98 @@
+"""What this machine does best, measured once and remembered: the number type for weights, and the number of threads."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from statistics import median
+
+import psutil
+import torch
+
+from steering.weights import cache_folder
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a model may still take on ``device``."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def preferred_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 or float32, whichever multiplies faster here; measured at the first call on a machine, then remembered.
+
+    On a GPU it is bfloat16 where the hardware has it, else float16.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    faster = _remembered("dtype", _measure_dtype)
+    return torch.bfloat16 if faster == "bfloat16" else torch.float32
+
+
+def preferred_threads() -> int:
+    """How many torch threads a decode step runs fastest with; measured at the first call on a machine, then remembered."""
+    return int(_remembered("threads", _measure_threads))
+
+
+def _remembered(name: str, measure) -> str:  # type: ignore[no-untyped-def]
+    """The stored answer for this processor and torch version, or a fresh one, stored."""
+    path = cache_folder() / "machine.json"
+    key = f"{platform.processor() or platform.machine()} x{psutil.cpu_count()} torch {torch.__version__} {name}"
+    known = _read(path)
+    if key not in known:
+        known = _read(path) | {key: measure()}
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(known, indent=1))
+        partial.replace(path)
+    return known[key]
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):  # absent, or cut short: measure again
+        return {}
+
+
+# The shape of one small model's decode step and prompt: (rows, input width, output width, repetitions).
+_DECODE, _PROMPT = (3, 576, 1536, 60), (96, 576, 1536, 6)
+
+
+def _measure_dtype() -> str:
+    def cost(dtype: torch.dtype) -> float:
+        return _matmul_seconds(dtype, _DECODE) + _matmul_seconds(dtype, _PROMPT)
+
+    return "bfloat16" if cost(torch.bfloat16) < cost(torch.float32) else "float32"
+
+
+def _measure_threads() -> str:
+    before = torch.get_num_threads()
+    cores = psutil.cpu_count(logical=False) or 1
+    candidates = sorted({1, max(1, cores // 2), cores})
+    seconds = {}
+    try:
+        for threads in candidates:
+            torch.set_num_threads(threads)
+            dtype = torch.bfloat16
+            seconds[threads] = _matmul_seconds(dtype, _DECODE)
+    finally:
+        torch.set_num_threads(before)
+    return str(min(candidates, key=seconds.__getitem__))
+
+
+def _matmul_seconds(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> float:
+    """Median seconds of a run of small products, over weights too many for the processor's cache."""
+    rows, width_in, width_out, repetitions = shape
+    weights = [torch.randn(width_out, width_in).to(dtype) for _ in range(20)]
+    x = torch.randn(rows, width_in).to(dtype)
+    times = []
+    with torch.inference_mode():
+        for _ in range(5):
+            start = time.perf_counter()
+            for i in range(repetitions):
+                torch.nn.functional.linear(x, weights[i % len(weights)])
+            times.append(time.perf_counter() - start)
+    return median(times[1:])

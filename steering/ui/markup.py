@@ -1,0 +1,94 @@
+"""The page's fixed pieces of HTML. Nothing from a person, a model or a file is ever put into them."""
+
+from __future__ import annotations
+
+SHORT_NAMES = ("As it is", "Taken out", "Turned up")
+DESCRIPTION = "Chat with one small language model three ways: as it is, with one idea taken out, and with it turned up."
+
+
+def _icon(paths: str, size: int = 16) -> str:
+    return (
+        f'<svg viewBox="0 0 16 16" width="{size}" height="{size}" fill="none" stroke="currentColor" stroke-width="1.5" '
+        f'stroke-linecap="round" stroke-linejoin="round" aria-hidden="true">{paths}</svg>'
+    )
+
+
+_HALF = _icon('<circle cx="8" cy="8" r="6"/><path d="M8 2a6 6 0 0 1 0 12z" fill="currentColor" stroke="none"/>', 18)
+_SLIDERS = _icon(
+    '<path d="M2 4h6M12 4h2M2 8h1M7 8h7M2 12h7M13 12h1"/><circle cx="10" cy="4" r="1.7"/>'
+    '<circle cx="5" cy="8" r="1.7"/><circle cx="11" cy="12" r="1.7"/>',
+    18,
+)
+_CLOSE = _icon('<path d="M4 4l8 8M12 4l-8 8"/>')
+_COPY = _icon(
+    '<rect x="5.5" y="5.5" width="8" height="8" rx="1.5"/><path d="M10.5 3.5v-.2c0-.6-.5-1-1-1H3.3c-.6 0-1 .4-1 1v6.2'
+    'c0 .5.4 1 1 1h.2"/><path class="tick" d="M7.3 9.6l1.6 1.6 2.9-3.4"/>'
+)
+_WIDEN = _icon('<path d="M9.5 6.5L14 2M10 2h4v4M6.5 9.5L2 14M2 10v4h4"/>')
+
+
+def swatch(variant: int, width: int = 26) -> str:
+    """The line that stands for a variant wherever it is named: its colour and its dashes."""
+    dashes = ("2 2", "7 3", "none")[variant]
+    return (
+        f'<svg class="swatch v{variant}" viewBox="0 0 {width} 10" width="{width}" height="10" aria-hidden="true">'
+        f'<line x1="0" y1="5" x2="{width}" y2="5" stroke-width="2.5" stroke-dasharray="{dashes}"/></svg>'
+    )
+
+
+def variant_buttons(label: str, pressed: int) -> str:
+    """Three toggle buttons, one a variant; the script puts in other names and moves the pressed one."""
+    buttons = "".join(
+        f'<button type="button" data-variant="{variant}" aria-pressed="{"true" if variant == pressed else "false"}">'
+        f"{swatch(variant, 16)}<span>{name}</span></button>"
+        for variant, name in enumerate(SHORT_NAMES)
+    )
+    return f'<div class="toggles" role="group" aria-label="{label}">{buttons}</div>'
+
+
+def pane_head(variant: int, name: str) -> str:
+    """Swatch, name, token count, and the buttons that need no server."""
+    return (
+        f'<div class="pane-head">{swatch(variant)}<h2 class="pane-name">{name}</h2><span class="pane-stats"></span>'
+        f'<button type="button" class="icon copy" aria-label="Copy this answer" title="Copy this answer">{_COPY}'
+        f'</button><button type="button" class="icon widen" aria-label="Widen this answer" aria-pressed="false" '
+        f'title="Widen this answer">{_WIDEN}</button></div>'
+    )
+
+
+HEADER = f"""
+<header class="top">
+  <h1>Steering playground</h1>
+  <p class="tagline">Ask once. Read the same model three ways.</p>
+  <button type="button" id="theme" aria-label="Dark colours">{_HALF}<span>Dark</span></button>
+  <button type="button" id="open-settings" aria-expanded="false">{_SLIDERS}<span>Settings</span></button>
+</header>
+"""
+
+ZONES = """
+<div class="zones" data-measured="no">
+  <div class="zone-track" aria-hidden="true"><i></i><i></i><i></i></div>
+  <div class="zone-words" aria-hidden="true"><span>nothing</span><span>sweet spot</span><span>text breaks</span></div>
+  <p class="zone-hint" id="zone-hint"></p>
+</div>
+"""
+
+STATUS = """
+<div class="status" data-s="idle"><i aria-hidden="true"></i><span id="status-words"></span></div>
+<div id="spoken" class="unseen" aria-live="polite"></div>
+"""
+
+TRY_HEAD = '<span class="try-word">Try</span><span id="question-note" hidden></span>'
+
+SETTINGS_HEAD = f"""
+<div class="drawer-head">
+  <h2 id="settings-title">Settings</h2>
+  <button type="button" class="icon" id="close-settings" aria-label="Close the settings">{_CLOSE}</button>
+</div>
+"""
+
+FOOT = """
+<footer class="foot">
+  <span>A small model. It makes mistakes, in all three answers.</span> <a href="?view=api">Use it from code</a>
+</footer>
+"""

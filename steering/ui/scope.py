@@ -1,0 +1,194 @@
+"""The scope: status line, line chart and token map, all drawn in the browser from one text log.
+
+The component's value is a log that only grows, one record a line, because Gradio sends growth of a string as an
+"append" diff: a tick costs the new lines and nothing else. A value that does not start with the previous one starts
+the drawing anew, so a new turn begins a new log.
+
+===========================================  =======================================================================
+line                                         meaning
+===========================================  =======================================================================
+``H|{json}``                                 a run: ``run, layers, layer, max_new_tokens, coefficient`` (`header`)
+``I|{json}``                                 names and strength zones: ``names, short, added, sweet, end``
+                                             (`idea_line`); may be sent without a run, for example when another idea
+                                             is chosen
+``S|{json}``                                 ``state, message, rate, button`` (`state_line`); absent keys are empty
+``T|number|variant|token|cosines``           one token: number from 1; variant 0 baseline, 1 ablated, 2 added; text
+                                             percent-encoded; base64 of int8 cosines x 127, one a layer (`token_line`)
+``C|number|coefficient``                     the strength was moved before this token (`coefficient_line`)
+===========================================  =======================================================================
+
+Nothing in the log is ever markup: the script decodes it and writes it with ``textContent`` or on a canvas.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import quote, unquote
+
+import gradio as gr
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from steering.ui.markup import variant_buttons
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
+State = Literal["idle", "loading", "queued", "prefill", "running", "stopped", "error"]
+VARIANTS = ("baseline", "ablated", "added")
+COSINE_SCALE = 127  # int8: a resolution of 0.004, and 40 characters for 30 layers
+
+
+def header(
+    run: str | int, n_layers: int, *, layer: int | None = None, max_new_tokens: int, coefficient: float = 0.0
+) -> str:
+    """The first line of a run. ``layer`` is the steered layer, or None when the direction is not tied to one.
+
+    ``run`` must differ from the previous run's: the chart keeps a zoom as long as it stays the same.
+    """
+    return _json_line(
+        "H", run=run, layers=n_layers, layer=layer, max_new_tokens=max_new_tokens, coefficient=coefficient
+    )
+
+
+def idea_line(
+    idea: str, *, sweet: tuple[float, float] | None = None, end: float | None = None, opposite: bool = False
+) -> str:
+    """Names of the three answers and the strength zones.
+
+    ``idea`` is the preset's title, for example "The sea", or "Your idea". ``sweet`` is the measured sweet spot in
+    units of the coefficient; the text breaks above its upper end. ``end`` is the right end of the slider (also set
+    ``maximum`` of the Slider to it). Without ``sweet`` the page shows a plain track and says that this direction was
+    not measured. ``opposite``: the third answer has minus the direction added.
+    """
+    added = f"{idea}: its opposite" if opposite else f"{idea} turned up"
+    return _json_line(
+        "I",
+        names=["As it is", f"{idea} taken out", added],
+        short=["As it is", "Taken out", "Opposite" if opposite else "Turned up"],
+        added="its opposite added here" if opposite else "turned up here",
+        sweet=None if sweet is None else list(sweet),
+        end=end,
+    )
+
+
+def state_line(state: State, message: str = "", *, rate: float | None = None, button: str = "") -> str:
+    """The page's state. Only what changed needs saying: the browser counts the tokens and words the usual cases.
+
+    ``message`` replaces the usual words of the status line (needed for ``queued``, see `queued_message`, and for
+    ``error``). ``rate`` is tokens a second of one answer, shown while running. ``button`` is what the Ask button says
+    while it cannot be pressed: "Loading… 40%" or "Waiting…"; without it Ask can be pressed. While ``prefill`` and
+    ``running`` the Stop button stands in its place.
+    """
+    if state not in get_args(State):
+        raise ValueError(f"unknown state {state!r}")
+    rounded = None if rate is None else round(rate, 1)
+    return _json_line("S", state=state, message=message, rate=rounded, button=button)
+
+
+def queued_message(people: int, seconds: float) -> str:
+    """The status line for someone who waits for others."""
+    before = "1 person is before you" if people == 1 else f"{people} people are before you"
+    wait = max(1, round(seconds))
+    return f"{before}, about {wait} second{'' if wait == 1 else 's'}."
+
+
+def token_line(number: int, variant: int, token: str, cosines: ArrayLike) -> str:
+    """One token of one variant.
+
+    number: from 1, per variant and run. token: the text it adds to the answer ("" when it adds none yet, as the first
+    bytes of an emoji); the tokens of a variant joined must give its answer, or the page marks no words in it.
+    cosines: float [n_layers].
+    """
+    packed = np.clip(np.nan_to_num(np.asarray(cosines, dtype=np.float32)), -1.0, 1.0) * COSINE_SCALE
+    encoded = base64.b64encode(np.rint(packed).astype(np.int8).tobytes()).decode("ascii")
+    return f"T|{number}|{variant}|{quote(token, safe=_PLAIN, errors='replace')}|{encoded}\n"
+
+
+def coefficient_line(number: int, coefficient: float) -> str:
+    """The strength was moved while the answer was being written; token ``number`` is the first with the new one."""
+    return f"C|{number}|{coefficient:g}\n"
+
+
+def parse(log: str) -> list[tuple[str, Any]]:
+    """Read a log back: the kind of each line with its content (a dict, or a tuple for tokens and coefficients)."""
+    return [(line[0], _parse_line(line)) for line in log.splitlines()]
+
+
+def _parse_line(line: str) -> Any:
+    kind, rest = line.split("|", 1)
+    if kind == "T":
+        number, variant, token, encoded = rest.split("|")
+        return int(number), int(variant), unquote(token), _unpack(encoded)
+    if kind == "C":
+        number, coefficient = rest.split("|")
+        return int(number), float(coefficient)
+    return json.loads(rest)
+
+
+def _unpack(encoded: str) -> NDArray[np.float32]:
+    return np.frombuffer(base64.b64decode(encoded), dtype=np.int8).astype(np.float32) / COSINE_SCALE
+
+
+_PLAIN = " ,.!?:;'()*"  # never the separator, a percent sign, or a line break; keeps the common tokens short
+
+
+def _json_line(kind: str, **content: Any) -> str:
+    # Escaping to ASCII also keeps U+2028 and its like from being taken for an end of line.
+    kept = {key: value for key, value in content.items() if value not in (None, "")}
+    return f"{kind}|{json.dumps(kept, separators=(',', ':'))}\n"
+
+
+class Scope(gr.HTML):
+    """The two cards under the answers; its value is the log described at the top of this module.
+
+    The template is fixed: the value is never put into it, so that no text from a model can become markup. The root
+    ``#scope`` carries ``data-state`` and ``data-tokens``, the number of tokens drawn so far in the longest answer.
+    """
+
+    def __init__(self, value: str = "", **settings: Any) -> None:
+        super().__init__(
+            value,
+            html_template=_TEMPLATE,
+            js_on_load=(ASSETS / "scope.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            elem_id="scope",
+            **settings,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+def asset_url(name: str) -> str:
+    """Address of a public file, relative to the page, so that it also holds behind a proxy with a path of its own."""
+    return f"gradio_api/file={(ASSETS / name).as_posix()}"
+
+
+_TEMPLATE = f"""
+<div class="scope" data-plotly="{asset_url("plotly-cartesian.min.js")}">
+  <section class="card" id="sc-linecard">
+    <div class="card-head">
+      <h2>How much of the idea is inside, layer by layer</h2><span class="which" id="sc-which"></span>
+    </div>
+    <div id="sc-line"></div>
+  </section>
+  <section class="card" id="sc-mapcard">
+    <div class="card-head">
+      <h2>The same, word by word</h2>
+      <div id="sc-toggles">{variant_buttons("Answer shown in the map", pressed=2)}</div>
+    </div>
+    <div id="sc-mapbox" tabindex="0" role="application" aria-roledescription="map" aria-describedby="sc-read"
+         aria-label="Map of tokens and layers. Arrow keys move, Enter keeps a token, Escape lets it go.">
+      <canvas></canvas>
+      <p id="sc-empty">Fills word by word while the answers are written.</p>
+    </div>
+    <div class="card-foot">
+      <p id="sc-read"></p>
+      <div class="ramp"><span>less</span><i></i><span>more</span></div>
+    </div>
+  </section>
+</div>
+"""
