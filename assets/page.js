@@ -4,6 +4,7 @@
 (() => {
   const VARIANTS = ['baseline', 'ablated', 'added'];
   const THEME_KEY = 'steering-theme';
+  const NARROW = matchMedia('(max-width: 900px)');
   const find = (id) => document.getElementById(id);
   const page = document.documentElement;
   let latest = { idea: null, state: { state: 'idle' } };
@@ -275,19 +276,22 @@
       set(panes, 'role', 'group');
       set(panes, 'aria-label', 'Three answers');
     }
-    set(panes, 'tabindex', panes && panes.scrollWidth > panes.clientWidth + 1 ? '0' : '-1');
+    set(panes, 'tabindex', NARROW.matches ? '0' : '-1');
     followTheme();
     showState();
     showStrength();
   }
 
-  let repairing = false;
+  // Not at every change: answers grow twelve times a second.
+  let repairing = 0;
   new MutationObserver(() => {
-    if (repairing) return;
-    repairing = true;
-    requestAnimationFrame(() => {
-      repairing = false;
-      repair();
-    });
-  }).observe(page, { childList: true, subtree: true, attributes: true, attributeFilter: ['class', 'max', 'role'] });
+    if (!repairing) repairing = setTimeout(() => { repairing = 0; repair(); }, 120);
+  }).observe(page, { childList: true, subtree: true, attributes: true, attributeFilter: ['max', 'role'] });
+  // The colours are the exception: a wrong theme must not be seen.
+  const early = setInterval(() => {
+    if (!document.body) return;
+    clearInterval(early);
+    followTheme();
+    new MutationObserver(followTheme).observe(document.body, { attributes: true, attributeFilter: ['class'] });
+  }, 10);
 })();

@@ -6,23 +6,28 @@ const PANES = ['baseline', 'ablated', 'added'];
 const DASHES = ['2px,2px', '7px,3px', 'solid'];
 const WIDTHS = [2, 2, 2.4];
 const COLUMN_STEPS = [32, 64, 96, 128, 200, 260, 384, 512, 768, 1024];
+const MARGIN = { l: 52, r: 78, t: 4, b: 38 };
 const UPPER_STEPS = [0.65, 0.92, 1.16];
 const LOWER_STEPS = [-0.2, -0.45, -0.7, -1.16];
-const CHART_INTERVAL = 100; // ms; the text moves faster than an eye follows lines
-const REST_WORDS = 'Each column is one token, a word or part of one. ';
+const CHART_INTERVAL = 100; // ms; and on a slow machine never more than a quarter of the time, or the text would lag
+const CHART_SHARE = 0.25;
+const REST_WORDS = 'Each column is one token, a word or part of one.';
 const RUNNING = ['prefill', 'running'];
 
 const root = element.closest('#scope') || element;
 const find = (id) => document.getElementById(id);
 const touch = matchMedia('(pointer: coarse)').matches;
-const calm = matchMedia('(prefers-reduced-motion: reduce)');
 const canvas = element.querySelector('canvas');
 const box = element.querySelector('#sc-mapbox');
 const line = element.querySelector('#sc-line');
+const [steered, ...names] = element.querySelectorAll('#sc-names span');
 
 let log = '';
-let run, idea, state, tokens, moved, hover, pinned, shown, upper, lower, parts;
+let run, idea, state, tokens, moved, hover, pinned, upper, lower, parts;
 let variant = 2;
+const cells = document.createElement('canvas');
+let cellsKey = '';
+let cellsDrawn = 0;
 
 function forget() {
   run = null;
@@ -31,6 +36,7 @@ function forget() {
   moved = [];
   hover = pinned = null;
   parts = [-1, -1, -1];
+  cellsKey = '';
   upper = UPPER_STEPS[0];
   lower = LOWER_STEPS[0];
 }
@@ -116,7 +122,7 @@ function tellPage(what) {
 // ---------------------------------------------------------------- drawing, at most once a frame
 
 let waiting = false;
-let chartDrawn = 0;
+let chartDue = 0;
 let chartTimer = 0;
 
 function schedule() {
@@ -163,40 +169,61 @@ function pastBreaking() {
 const partingWords = () => (parts[0] < 0 ? 'All three are the same.' : `They part at token ${parts[0] + 1}.`);
 
 let spokenState = '';
+const heads = [];
+const toldShort = [];
 
 function drawWords() {
   const words = statusWords();
   put(find('status-words'), words);
-  const status = document.querySelector('.status');
-  if (status) status.dataset.s = state.state;
+  const status = find('status-words');
+  if (status) status.parentElement.dataset.s = state.state;
   if (state.state !== spokenState) {
     spokenState = state.state;
     put(find('spoken'), state.state === 'running' ? 'Writing…' : words);
   }
   PANES.forEach((pane, which) => {
-    const head = document.querySelector(`#pane-${pane} .pane-head`);
-    if (!head) return;
-    put(head.querySelector('.pane-name'), idea.names[which]);
+    if (!heads[which] || !heads[which].isConnected) heads[which] = document.querySelector(`#pane-${pane} .pane-head`);
+    if (!heads[which]) return;
+    put(heads[which].querySelector('.pane-name'), idea.names[which]);
     const count = tokens[which].length;
     const rate = state.state === 'running' && state.rate ? ` · ${Math.round(state.rate)}/s` : '';
-    put(head.querySelector('.pane-stats'), count ? plural(count, 'token') + rate : '');
+    put(heads[which].querySelector('.pane-stats'), count ? plural(count, 'token') + rate : '');
   });
-  document.querySelectorAll('.toggles button').forEach((button) => {
-    put(button.querySelector('span'), idea.short[button.dataset.variant]);
-  });
+  for (const [which, word] of idea.short.entries()) {
+    if (toldShort[which] === word) continue;
+    document.querySelectorAll(`.toggles button[data-variant="${which}"] span`).forEach((span) => put(span, word));
+    toldShort[which] = word;
+  }
   const page = document.documentElement;
   if (page.dataset.state !== state.state) page.dataset.state = state.state;
   tellPage('state');
 }
 
-const colours = () => {
+// Read once a theme: asking for computed styles at every frame makes the browser lay the page out again.
+let palette = null;
+
+function colours() {
+  if (palette) return palette;
   const style = getComputedStyle(element);
   const get = (name) => style.getPropertyValue(name).trim();
-  return {
+  palette = {
     v: [get('--v0'), get('--v1'), get('--v2')], ink: get('--ink'), ink3: get('--ink3'), line: get('--line'),
     edge: get('--edge'), surf: get('--surf'), surf2: get('--surf2'), font: style.fontFamily,
   };
-};
+  palette.shades = shades(palette);
+  return palette;
+}
+
+// Colour of a cosine of (i - 127) / 127: full at 0.95, and small values lifted so that they can be seen.
+function shades(colour) {
+  const channels = (value) => [1, 3, 5].map((i) => parseInt(value.slice(i, i + 2), 16));
+  const [base, less, more] = [colour.surf2, colour.v[1], colour.v[2]].map(channels);
+  return Array.from({ length: 255 }, (_, i) => {
+    const share = Math.min(1, Math.abs(i - 127) / 127 / 0.95) ** 0.72;
+    const full = i < 127 ? less : more;
+    return `rgb(${base.map((channel, k) => Math.round(channel + (full[k] - channel) * share)).join(' ')})`;
+  });
+}
 
 // The token that chart and answers speak of: under the pointer, else the one kept, else none (then the newest counts).
 const chosen = () => hover || pinned;
@@ -212,20 +239,25 @@ function loadPlotly() {
 if (!window.Plotly) loadPlotly();
 
 function drawChart() {
-  if (!window.Plotly || !line.clientWidth) return;
-  const left = CHART_INTERVAL - (performance.now() - chartDrawn);
+  if (!window.Plotly || !size.chart.width) return;
+  const left = chartDue - performance.now();
   if (left > 0) {
     if (!chartTimer) chartTimer = setTimeout(() => { chartTimer = 0; schedule(); }, left);
     return;
   }
-  chartDrawn = performance.now();
+  const started = performance.now();
   const layers = run ? run.layers : 0;
   const at = chosen();
   const series = tokens.map((list) => (at ? list[at.column] : list.at(-1)));
-  put(element.querySelector('#sc-which'), whichWords(at, series));
-  window.Plotly.react(line, traces(series, layers), chartLayout(series, layers), {
+  put(find('sc-which'), whichWords(at, series));
+  const first = !line.layout;
+  window.Plotly.react(line, traces(series, layers), chartLayout(layers), {
     displayModeBar: false, doubleClick: 'reset', responsive: false, showTips: false,
   });
+  if (first) line.on('plotly_relayout', () => schedule());
+  placeNames(series, layers);
+  const now = performance.now();
+  chartDue = Math.max(started + CHART_INTERVAL, now + (now - started) * (1 / CHART_SHARE - 1));
 }
 
 function whichWords(at, series) {
@@ -258,18 +290,17 @@ function layerTicks(layers) {
   return kept.sort((a, b) => a - b);
 }
 
-function chartLayout(series, layers) {
+function chartLayout(layers) {
   const colour = colours();
-  const narrow = line.clientWidth < 480;
   const ticks = layerTicks(layers);
   const axis = { zeroline: false, tickfont: { size: 12, color: colour.ink3 }, fixedrange: touch };
   const rows = [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1].filter((value) => value > lower && value < upper);
   return {
-    margin: { l: 52, r: 78, t: 4, b: 38 }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
+    margin: MARGIN, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
     font: { family: colour.font, size: 12, color: colour.ink3 }, showlegend: false, hovermode: 'x unified',
     hoverlabel: { bgcolor: colour.surf, bordercolor: colour.line, font: { color: colour.ink, size: 12 } },
     uirevision: run ? String(run.run) : 'none', dragmode: touch ? false : 'zoom', autosize: false,
-    width: line.clientWidth, height: line.clientHeight,
+    width: size.chart.width, height: size.chart.height,
     xaxis: {
       ...axis, range: [-0.3, Math.max(layers, 2) - 0.9], tickvals: ticks, showgrid: false, ticks: 'outside', ticklen: 4,
       tickcolor: colour.line, showline: true, linecolor: colour.line, unifiedhovertitle: { text: 'layer %{x}' },
@@ -280,7 +311,7 @@ function chartLayout(series, layers) {
       ...axis, range: [lower, upper], tickvals: rows, gridcolor: colour.line,
       ticktext: rows.map((value) => (value === 0 ? 'none' : value.toFixed(2).replace('-', '−'))),
     },
-    shapes: chartShapes(colour, layers), annotations: chartNames(series, colour, layers, narrow),
+    shapes: chartShapes(colour, layers),
   };
 }
 
@@ -291,89 +322,97 @@ function chartShapes(colour, layers) {
   return [zero, steered];
 }
 
-// Names stand at the line ends, pushed apart so that they never cover one another.
-function chartNames(series, colour, layers, narrow) {
-  const height = line.clientHeight - 42;
+// Names stand at the line ends, pushed apart so that they never cover one another; above the chart in plain elements,
+// because Plotly's annotations took a third of the time of a drawing.
+function placeNames(series, layers) {
+  const [x0, x1] = line.layout.xaxis.range;
+  const [y0, y1] = line.layout.yaxis.range;
+  const width = size.chart.width - MARGIN.l - MARGIN.r;
+  const height = size.chart.height - MARGIN.t - MARGIN.b;
   const ends = [];
   series.forEach((token, which) => {
-    if (token) ends.push({ which, at: ((upper - token.cosines.at(-1)) / (upper - lower)) * height });
+    if (token) ends.push({ which, at: ((y1 - token.cosines.at(-1)) / (y1 - y0)) * height });
   });
   ends.sort((a, b) => a.at - b.at || b.which - a.which);
-  for (let i = 1; i < ends.length; i += 1) ends[i].at = Math.max(ends[i].at, ends[i - 1].at + 16);
+  for (let i = 0; i < ends.length; i += 1) ends[i].at = Math.max(ends[i].at, i ? ends[i - 1].at + 16 : 8);
   for (let i = ends.length - 1; i >= 0; i -= 1) {
     ends[i].at = Math.min(ends[i].at, height - 8 - 16 * (ends.length - 1 - i));
   }
-  const names = ends.map(({ which, at }) => ({
-    xref: 'paper', yref: 'paper', x: 1, y: 1 - at / height, xanchor: 'left', yanchor: 'middle', xshift: 6, showarrow: false,
-    text: idea.short[which], font: { size: 12, color: colour.v[which] },
-  }));
-  if (layers && run.layer !== undefined) {
-    const onLeft = run.layer > layers * 0.42;
-    names.push({
-      x: run.layer, yref: 'paper', y: 1, xanchor: onLeft ? 'right' : 'left', yanchor: 'top', xshift: onLeft ? -5 : 5,
-      text: narrow ? idea.added : `${idea.added}, at layer ${run.layer}`, showarrow: false, font: { size: 12, color: colour.ink },
-    });
-  }
-  return names;
+  names.forEach((name, which) => {
+    const end = ends.find((other) => other.which === which);
+    name.hidden = !end;
+    if (!end) return;
+    put(name, idea.short[which]);
+    name.style.translate = `${MARGIN.l + width + 8}px ${Math.round(MARGIN.t + end.at - 8)}px`;
+  });
+  const at = layers && run.layer !== undefined ? ((run.layer - x0) / (x1 - x0)) * width : -1;
+  steered.hidden = at < 0 || at > width;
+  if (steered.hidden) return;
+  put(steered, size.chart.width < 480 ? idea.added : `${idea.added}, at layer ${run.layer}`);
+  const onLeft = at > width * 0.42;
+  steered.style.translate = onLeft
+    ? `calc(${Math.round(MARGIN.l + at - 6)}px - 100%) ${MARGIN.t}px` : `${Math.round(MARGIN.l + at + 6)}px ${MARGIN.t}px`;
 }
 
 // ---------------------------------------------------------------- the map
 
+const size = { map: { width: 0, height: 0 }, chart: { width: 0, height: 0 } };
 const PAD = { left: 48, right: 0, top: 16, bottom: 20 };
 let geometry = null;
 
-function palette(colour) {
-  const channels = (value) => {
-    const probe = value.replace('#', '');
-    return [0, 2, 4].map((i) => parseInt(probe.slice(i, i + 2), 16));
-  };
-  const [base, less, more] = [colour.surf2, colour.v[1], colour.v[2]].map(channels);
-  return Array.from({ length: 255 }, (_, i) => {
-    const cosine = (i - 127) / 127;
-    const share = Math.min(1, Math.abs(cosine) / 0.95) ** 0.72;
-    const full = cosine < 0 ? less : more;
-    return `rgb(${base.map((channel, k) => Math.round(channel + (full[k] - channel) * share)).join(' ')})`;
-  });
-}
-
 function drawMap() {
-  const width = box.clientWidth;
-  const height = box.clientHeight;
+  const { width, height } = size.map;
   if (!width) return;
   const count = longest();
   const layers = run ? run.layers : 0;
   find('sc-empty').hidden = count > 0;
   const ratio = window.devicePixelRatio || 1;
-  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+  for (const sheet of [canvas, cells]) {
+    if (sheet.width === Math.round(width * ratio) && sheet.height === Math.round(height * ratio)) continue;
+    sheet.width = Math.round(width * ratio);
+    sheet.height = Math.round(height * ratio);
+    cellsKey = '';
   }
   const pen = canvas.getContext('2d');
   pen.setTransform(1, 0, 0, 1, 0, 0);
   pen.clearRect(0, 0, canvas.width, canvas.height);
-  const colour = colours();
   const columns = COLUMN_STEPS.find((step) => step >= count) || count;
   geometry = {
     columns, layers, left: PAD.left, top: PAD.top, width: width - PAD.left - PAD.right, height: height - PAD.top - PAD.bottom,
   };
   const x = (column) => Math.round((geometry.left + (column / columns) * geometry.width) * ratio);
   const y = (layer) => Math.round((geometry.top + (1 - layer / Math.max(layers, 1)) * geometry.height) * ratio);
-  pen.globalAlpha = 0.45;
-  pen.fillStyle = colour.surf2;
-  pen.fillRect(x(0), y(layers || 1), x(columns) - x(0), y(0) - y(layers || 1));
-  pen.globalAlpha = 1;
-  const shades = palette(colour);
-  tokens[variant].forEach((token, column) => {
-    const from = x(column);
-    const wide = x(column + 1) - from;
+  drawCells(x, y);
+  pen.drawImage(cells, 0, 0);
+  drawMapMarks(pen, colours(), ratio, x, y, count);
+  drawReading();
+}
+
+// The coloured cells, on a sheet of their own to which each frame adds only the new columns.
+function drawCells(x, y) {
+  const { columns, layers } = geometry;
+  const colour = colours();
+  const pen = cells.getContext('2d');
+  const key = [run && run.run, variant, columns, layers, colour.surf2].join();
+  if (key !== cellsKey) {
+    cellsKey = key;
+    cellsDrawn = 0;
+    pen.clearRect(0, 0, cells.width, cells.height);
+    pen.globalAlpha = 0.45;
+    pen.fillStyle = colour.surf2;
+    pen.fillRect(x(0), y(layers || 1), x(columns) - x(0), y(0) - y(layers || 1));
+    pen.globalAlpha = 1;
+  }
+  const list = tokens[variant];
+  for (; cellsDrawn < list.length; cellsDrawn += 1) {
+    const from = x(cellsDrawn);
+    const wide = x(cellsDrawn + 1) - from;
     for (let layer = 0; layer < layers; layer += 1) {
-      pen.fillStyle = shades[Math.round(token.cosines[layer] * 127) + 127];
       const upperEdge = y(layer + 1);
+      pen.fillStyle = colour.shades[Math.round(list[cellsDrawn].cosines[layer] * 127) + 127];
       pen.fillRect(from, upperEdge, wide, y(layer) - upperEdge);
     }
-  });
-  drawMapMarks(pen, colour, ratio, x, y, count);
-  drawReading();
+  }
 }
 
 function drawMapMarks(pen, colour, ratio, x, y, count) {
@@ -390,8 +429,14 @@ function drawMapMarks(pen, colour, ratio, x, y, count) {
   const labelX = x(0) - 8 * ratio;
   if (run.layer !== undefined) {
     const level = y(run.layer);
-    pen.fillStyle = colour.ink;
-    for (let px = x(0); px < x(columns); px += 4 * one) pen.fillRect(px, level, 2 * one, one);
+    pen.strokeStyle = colour.ink;
+    pen.lineWidth = one;
+    pen.setLineDash([2 * one, 2 * one]);
+    pen.beginPath();
+    pen.moveTo(x(0), level + one / 2);
+    pen.lineTo(x(columns), level + one / 2);
+    pen.stroke();
+    pen.setLineDash([]);
     write(`${run.layer} ▸`, x(0) - 3 * ratio, level - 3 * ratio, 'right', colour.ink);
   }
   const clear = (py) => run.layer === undefined || Math.abs(py - y(run.layer)) > 16 * ratio;
@@ -456,25 +501,26 @@ function drawCursor(pen, colour, ratio, x, y) {
 }
 
 function drawReading() {
-  const read_ = find('sc-read');
+  const reading = find('sc-read');
   const at = chosen();
   const token = at && tokens[variant][at.column];
   if (!token) {
-    if (variant === 1 && longest()) put(read_, traceWords());
-    else put(read_, REST_WORDS + (touch ? 'Tap it.' : 'Click it.'));
+    put(reading, restWords());
     return;
   }
   const bold = document.createElement('b');
   bold.textContent = quoted(token.text);
   const kept = pinned && !hover ? ' · kept' : '';
-  read_.replaceChildren(bold, ` token ${at.column + 1} · layer ${at.layer} · cosine ${shownCosine(token, at.layer)}${kept}`);
+  reading.replaceChildren(bold, ` token ${at.column + 1} · layer ${at.layer} · cosine ${shownCosine(token, at.layer)}${kept}`);
 }
 
 const shownCosine = (token, layer) => token.cosines[layer].toFixed(2).replace(/^-0\.00$/, '0.00').replace('-', '−');
 
-function traceWords() {
+function restWords() {
+  if (!longest()) return REST_WORDS;
   const traced = tokens[1].some((token) => token.cosines.some((value) => Math.abs(value) > 0.01));
-  return traced ? REST_WORDS + (touch ? 'Tap it.' : 'Click it.') : 'No trace at any layer: it is taken out everywhere';
+  if (variant === 1 && !traced) return 'No trace at any layer: it is taken out everywhere';
+  return `${REST_WORDS} ${touch ? 'Tap it.' : 'Click it.'}`;
 }
 
 // ---------------------------------------------------------------- pointer and keys on the map
@@ -493,7 +539,7 @@ const same = (a, b) => (a && b ? a.column === b.column && a.layer === b.layer : 
 function point(cell) {
   if (same(cell, hover)) return;
   hover = cell;
-  chartDrawn = Math.min(chartDrawn, performance.now() - CHART_INTERVAL / 2);
+  chartDue = Math.min(chartDue, performance.now() + CHART_INTERVAL / 2);
   schedule();
 }
 
@@ -531,13 +577,18 @@ box.addEventListener('keydown', (event) => {
   event.preventDefault();
 });
 
-element.querySelector('#sc-toggles').addEventListener('click', (event) => {
-  const button = event.target.closest('button');
-  if (!button) return;
-  variant = Number(button.dataset.variant);
-  for (const other of element.querySelectorAll('#sc-toggles button')) other.setAttribute('aria-pressed', String(other === button));
+function showVariant(which) {
+  variant = which;
+  for (const button of element.querySelectorAll('#sc-toggles button')) {
+    button.setAttribute('aria-pressed', String(Number(button.dataset.variant) === which));
+  }
   hover = null;
   schedule();
+}
+
+element.querySelector('#sc-toggles').addEventListener('click', (event) => {
+  const button = event.target.closest('button');
+  if (button) showVariant(Number(button.dataset.variant));
 });
 
 // ---------------------------------------------------------------- marks in the answers (no change of Gradio's DOM)
@@ -628,9 +679,35 @@ function watchPanes() {
 }
 watchPanes();
 
-new ResizeObserver(() => { chartDrawn = 0; schedule(); }).observe(line);
-new ResizeObserver(schedule).observe(box);
-new MutationObserver(() => { chartDrawn = 0; schedule(); }).observe(document.body, { attributes: true, attributeFilter: ['class'] });
+// A click on a word of an answer keeps its token, unless the click ends a selection of text.
+function clickWord(event) {
+  const which = PANES.findIndex((pane) => event.target.closest && event.target.closest(`#pane-${pane} .bot`));
+  if (which < 0 || !getSelection().isCollapsed || !run) return;
+  const caret = document.caretPositionFromPoint ? document.caretPositionFromPoint(event.clientX, event.clientY) : null;
+  const found = caret && locate(which, tokens[which].length);
+  const entry = found && found.nodes.find(({ node }) => node === caret.offsetNode);
+  if (!entry) return;
+  const at = entry.from + caret.offset;
+  const column = found.spans.findIndex(([from, to]) => at >= from && at < to);
+  if (column < 0) return;
+  showVariant(which);
+  keep({ column, layer: run.layer ?? run.layers - 1 });
+}
+document.addEventListener('click', clickWord);
+
+// Sizes come from here alone: asking the boxes at every frame would lay the page out again.
+const resized = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) size[target === box ? 'map' : 'chart'] = contentRect;
+  chartDue = 0;
+  schedule();
+});
+resized.observe(line);
+resized.observe(box);
+new MutationObserver(() => {
+  palette = null;
+  chartDue = 0;
+  schedule();
+}).observe(document.body, { attributes: true, attributeFilter: ['class'] });
 
 watch('value', update);
 update();

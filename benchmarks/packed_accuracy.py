@@ -5,8 +5,8 @@ distribution of the next one is compared with the float32 model's, which reads t
 
     python benchmarks/packed_accuracy.py [--model FILE.gguf] [--threads 1]
 
-Prints, for every way: the mean and the largest KL divergence from float32 (nats), the share of positions where both
-find the same token likeliest, and the mean difference of the log probability of the text's own next token.
+Prints, for every way: the mean and the largest KL divergence from float32 (nats), and the share of positions where
+both find the same token likeliest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
 from steering.packed import PackedLinear, pack, pack_gguf
 
@@ -27,8 +27,8 @@ TEXTS = (
     "let the dough rest for one night. Bake it the next morning in a very hot oven for about forty minutes.",
     "Photosynthesis is the process by which plants turn light into chemical energy. It takes place in the "
     "chloroplasts, where chlorophyll absorbs mostly red and blue light, and it releases oxygen as a by-product.",
-    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n\n"
-    "print(mean([1, 2, 3, 4]))\n",
+    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n"
+    "    return total / len(values)\n\n\nprint(mean([1, 2, 3, 4]))\n",
     "Dear Ms. Alvarez, thank you for your letter of 12 March. We are sorry that the lamp arrived broken. A new one "
     "left our warehouse today and should reach you by Friday; you need not send back the old one.",
     "Q: What is the capital of Australia?\nA: The capital of Australia is Canberra, which lies between Sydney and "
@@ -57,27 +57,24 @@ def log_probabilities_at_once(model: PreTrainedModel, tokens: torch.Tensor) -> t
 @torch.inference_mode()
 def log_probabilities_step_by_step(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     """The same, with one forward pass a token and a key-value cache between them."""
-    cache, rows = None, []
+    cache, rows = DynamicCache(config=model.config), []
     for token in tokens:
         output = model(token.view(1, 1), past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
         rows.append(output.logits[0, -1].float().log_softmax(dim=-1))
     return torch.stack(rows)
 
 
 def compare(model: PreTrainedModel, texts: list[torch.Tensor], expected: list[torch.Tensor]) -> str:
     """One line of figures of ``model`` against the ``expected`` log probabilities of the same texts."""
-    divergences, agreements, differences = [], [], []
+    divergences, agreements = [], []
     for tokens, wanted in zip(texts, expected, strict=True):
         found = log_probabilities_step_by_step(model, tokens)
         divergences.append((wanted.exp() * (wanted - found)).sum(dim=-1))
         agreements.append((wanted.argmax(dim=-1) == found.argmax(dim=-1)).float())
-        following = tokens[1:, None]
-        differences.append((found[:-1].gather(1, following) - wanted[:-1].gather(1, following)).flatten())
-    divergence, agreement, difference = torch.cat(divergences), torch.cat(agreements), torch.cat(differences)
+    divergence, agreement = torch.cat(divergences), torch.cat(agreements)
     return (
         f"mean KL {divergence.mean():.5f}  largest KL {divergence.max():.4f}  "
-        f"same token {agreement.mean():.1%} of {len(agreement)}  mean difference {difference.mean():+.5f}"
+        f"same token {agreement.mean():.1%} of {len(agreement)}"
     )
 
 

@@ -15,19 +15,21 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
 RIVALS = {"repeng": "0.4.0", "steering-vectors": "0.12.2"}
 
 
-def environment(name: str, torch_version: str, cache: Path) -> Path:
+def environment(name: str, cache: Path) -> Path:
     """The interpreter of an environment with one rival in it, made at the first call.
 
     Torch, and whatever else of this environment satisfies the rival's own requirements, is shared; what does not
     (repeng wants NumPy 1, steering-vectors wants transformers 4) is installed beside the rival and found first.
     """
-    folder = cache / "benchmarks" / f"{name}-{RIVALS[name]}-torch-{torch_version}"
+    shared_versions = [f"{library}-{metadata.version(library)}" for library in ("torch", "transformers")]
+    folder = cache / "benchmarks" / "-".join([name, RIVALS[name], *shared_versions])
     python = folder / "bin" / "python"
     complete = folder / "complete"
     if not complete.exists():
@@ -37,7 +39,7 @@ def environment(name: str, torch_version: str, cache: Path) -> Path:
         shared = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
         (site_packages / "shared.pth").write_text("\n".join(shared) + "\n")
         command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{name}=={RIVALS[name]}"]
-        # pip warns of conflicts with packages of the shared environment that the rival never imports: shown only on failure.
+        # pip warns of conflicts with shared packages that the rival never imports; they are shown on failure only.
         installed = subprocess.run(command, capture_output=True, text=True)
         if installed.returncode:
             raise SystemExit(f"pip could not install {name}:\n{installed.stderr}")

@@ -85,6 +85,29 @@ class ModuleDecoder:
         return output.logits[:, -1]
 
 
+class Reply:
+    """The tokens of one reply and the text each of them brought, decoded only as far as someone asks."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.ids: list[int] = []
+        self._tokenizer = tokenizer
+        self._texts = [""]
+
+    def text(self, n_tokens: int) -> str:
+        """The text of the first ``n_tokens`` tokens.
+
+        A character whose bytes are not complete yet is left out, unless the reply ends with it.
+        """
+        while len(self._texts) <= n_tokens:
+            text = self._tokenizer.decode(self.ids[: len(self._texts)], skip_special_tokens=True)
+            self._texts.append(self._texts[-1] if text.endswith("\ufffd") else text)
+        return self._texts[n_tokens]
+
+    def brought(self, n_tokens: int) -> str:
+        """What the token at place ``n_tokens``, from 1, added to the text; "" while a character is incomplete."""
+        return self.text(n_tokens)[len(self.text(n_tokens - 1)) :]
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """What one step of all variants brought. Texts are decoded only when they are asked for.
@@ -93,7 +116,7 @@ class Step:
         cosines: float32 ``[n_variants, n_layers]``, cos(x^(l), ablation unit) at the token whose reading gave each
             variant's newest token; a finished variant keeps its last.
         finished: whether each variant's reply has ended.
-        n_tokens: how many tokens each reply has.
+        n_tokens: how many tokens each reply has, the end token not counted.
         left_out: how many of the oldest messages of each conversation did not fit and were left out.
     """
 
@@ -101,30 +124,26 @@ class Step:
     finished: list[bool]
     n_tokens: list[int]
     left_out: list[int]
-    _replies: list[list[int]]
-    _tokenizer: Any
+    _replies: list[Reply]
     _advanced: list[bool]
 
     @cached_property
     def texts(self) -> list[str]:
         """The reply of each variant so far."""
-        return [
-            self._tokenizer.decode(ids[:n], skip_special_tokens=True)
-            for ids, n in zip(self._replies, self.n_tokens, strict=True)
-        ]
+        return [reply.text(n) for reply, n in zip(self._replies, self.n_tokens, strict=True)]
 
     @cached_property
     def tokens(self) -> list[str | None]:
-        """The text of the token each variant wrote in this step; None for one that had ended before."""
+        """What each variant's newest token added to its text; None for a variant that wrote none in this step."""
         return [
-            self._tokenizer.decode([ids[n - 1]]) if advanced else None
-            for ids, n, advanced in zip(self._replies, self.n_tokens, self._advanced, strict=True)
+            reply.brought(n) if advanced else None
+            for reply, n, advanced in zip(self._replies, self.n_tokens, self._advanced, strict=True)
         ]
 
     @property
     def token_ids(self) -> list[list[int]]:
         """The token ids of each reply so far, without the end token."""
-        return [ids[:n] for ids, n in zip(self._replies, self.n_tokens, strict=True)]
+        return [reply.ids[:n] for reply, n in zip(self._replies, self.n_tokens, strict=True)]
 
 
 def stream_side_by_side(
@@ -179,7 +198,7 @@ def _decode(
     max_new_tokens: int,
 ) -> Iterator[Step]:
     rows = len(prompts)
-    replies: list[list[int]] = [[] for _ in range(rows)]
+    replies = [Reply(model.tokenizer) for _ in range(rows)]
     finished = [False] * rows
     tokens: Tensor | None = None
     cosines: Tensor | None = None
@@ -201,11 +220,9 @@ def _decode(
             if running[row]:
                 finished[row] = token in model.end_tokens
                 if not finished[row]:
-                    replies[row].append(token)
+                    replies[row].ids.append(token)
         advanced = [was and not done for was, done in zip(running, finished, strict=True)]
-        yield Step(
-            cosines, list(finished), [len(reply) for reply in replies], left_out, replies, model.tokenizer, advanced
-        )
+        yield Step(cosines, list(finished), [len(reply.ids) for reply in replies], left_out, replies, advanced)
         if all(finished):
             return
 

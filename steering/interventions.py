@@ -32,15 +32,28 @@ class Ablation:
     direction: Direction
 
 
+@dataclass
+class Dial:
+    """A coefficient that may be turned while replies are being written; each step reads it anew."""
+
+    value: float
+
+
 @dataclass(frozen=True, eq=False)
 class Addition:
     """Activation addition, x^(l) ← x^(l) + c · r, at the direction's layer and every position (section 2.4, equation 3).
 
-    ``coefficient`` is c, in multiples of the difference in means r; a negative one adds the opposite.
+    ``coefficient`` is c, in multiples of the difference in means r; a negative one adds the opposite. A :class:`Dial`
+    can be turned meanwhile; the tokens read so far keep what they were given.
     """
 
     direction: Direction
-    coefficient: float = 1.0
+    coefficient: float | Dial = 1.0
+
+    @property
+    def strength(self) -> float:
+        """c as it is now."""
+        return self.coefficient.value if isinstance(self.coefficient, Dial) else self.coefficient
 
     @classmethod
     def from_dose(cls, direction: Direction, dose: float) -> Addition:
@@ -77,7 +90,7 @@ class Variant:
         return cls(name, (Ablation(direction),))
 
     @classmethod
-    def added(cls, direction: Direction, coefficient: float = 1.0, name: str = "added") -> Variant:
+    def added(cls, direction: Direction, coefficient: float | Dial = 1.0, name: str = "added") -> Variant:
         """The direction added at its layer, ``coefficient`` times."""
         return cls(name, (Addition(direction, coefficient),))
 
@@ -104,7 +117,9 @@ class Steering:
             direction.require_fit(model)
         probe = probe or (directions[0] if directions else None)
         self._probe = None if probe is None else probe.ablation_basis
-        self._additions = _additions(variants)
+        self._variants = tuple(variants)
+        self._additions: dict[int, Tensor] = {}
+        self._strengths: list[float] | None = None
         self._basis = _joint_bases(variants)
         self._placed: dict[tuple[Any, ...], Tensor] = {}
         self._newest: list[Tensor] = []
@@ -114,6 +129,7 @@ class Steering:
         """Within this context one forward pass of the model carries the interventions."""
         with self.model.lock, ExitStack() as stack:
             self._newest = []
+            self._read_strengths()
             for layer, block in enumerate(self.model.architecture.blocks):
                 hook = block.register_forward_pre_hook(self._on_entry(layer), with_kwargs=True)
                 stack.callback(hook.remove)
@@ -137,6 +153,15 @@ class Steering:
         length = newest.norm(dim=-1).clamp_min(1e-12)
         part = inside[..., 0] if inside.shape[-1] == 1 else inside.norm(dim=-1)
         return (part / length).T.cpu()
+
+    def _read_strengths(self) -> None:
+        """Make anew what is added, if a coefficient has changed since the last pass."""
+        strengths = [i.strength for v in self._variants for i in v.interventions if isinstance(i, Addition)]
+        if strengths != self._strengths:
+            self._strengths = strengths
+            for stale in self._additions.values():
+                self._placed = {key: placed for key, placed in self._placed.items() if key[0] != id(stale)}
+            self._additions = _additions(self._variants)
 
     def _on_entry(self, layer: int) -> Any:
         delta = self._additions.get(layer)
@@ -181,10 +206,10 @@ def _additions(variants: Sequence[Variant]) -> dict[int, Tensor]:
     by_layer: dict[int, Tensor] = {}
     for row, variant in enumerate(variants):
         for intervention in variant.interventions:
-            if isinstance(intervention, Addition) and intervention.coefficient != 0:
+            if isinstance(intervention, Addition) and intervention.strength != 0:
                 vector = intervention.direction.vector
                 delta = by_layer.setdefault(intervention.direction.layer, torch.zeros(len(variants), 1, len(vector)))
-                delta[row, 0] += intervention.coefficient * vector
+                delta[row, 0] += intervention.strength * vector
     return by_layer
 
 

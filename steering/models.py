@@ -16,7 +16,7 @@ from steering.architectures import Architecture, find_architecture
 from steering.errors import ModelError, OutOfMemoryError
 from steering.machine import free_memory, preferred_dtype
 from steering.progress import Progress, silent
-from steering.weights import BUNDLED_LABEL, PACKED_FILE, model_folder
+from steering.weights import BUNDLED_LABEL, PACKED_FILE, SOURCE_FILE, cache_folder, model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -274,8 +274,6 @@ def _load_weights(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         extra = {"quantization_config": settings} if settings else {}
         if placement == "auto":
-            from steering.weights import cache_folder
-
             extra["offload_folder"] = str(cache_folder() / "offload")
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -305,5 +303,7 @@ def _revision(folder: Path) -> str:
     """A name for exactly these weights: the hub's commit, or the converted file's hash, or "" for a plain folder."""
     if folder.parent.name == "snapshots":
         return folder.name
-    parts = folder.name.rsplit("-", 2)
-    return parts[1] if len(parts) == 3 and len(parts[1]) == 12 and folder.parent.name == "steering" else ""
+    try:
+        return str(json.loads((folder / SOURCE_FILE).read_text())["sha256"])
+    except (OSError, ValueError, KeyError):
+        return ""

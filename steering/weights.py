@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -32,9 +33,10 @@ BUNDLED_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0
 BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BUNDLED_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PACKED_FILE = "packed.safetensors"
+SOURCE_FILE = "source.json"
 
 # Part of the name of a converted folder: raise it when what is written there changes.
-_CONVERSION = "v1"
+_CONVERSION = "v2"
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
@@ -202,6 +204,7 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
     fresh.tie_weights()
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(folder)
+    (folder / SOURCE_FILE).write_text(json.dumps({"gguf": gguf.name, "sha256": _sha256(gguf)}))
     progress(what, 9, 10)
     packed = pack_gguf(gguf, loaded.config)
     if packed:

@@ -1,10 +1,16 @@
 """Fixtures shared by the tests."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from steering.models import ChatModel
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +20,31 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
     root = tmp_path_factory.mktemp("families")
     return cache(lambda name: build(name, root / name))
+
+
+@pytest.fixture(scope="session")
+def tiny(family_folder: Callable[[str], Path]) -> Callable[[str], ChatModel]:
+    """``tiny("gemma2")`` is that tiny model in float32, loaded once; no test may leave it changed."""
+    import torch
+
+    from steering.models import load_model
+
+    return cache(lambda name: load_model(str(family_folder(name)), device="cpu", dtype=torch.float32))
+
+
+@pytest.fixture(scope="session")
+def bundled() -> ChatModel:
+    """The bundled model as it is loaded by default on a CPU."""
+    from steering.models import load_model
+
+    return load_model("bundled", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def bundled_float32() -> ChatModel:
+    """The bundled model in float32."""
+    import torch
+
+    from steering.models import load_model
+
+    return load_model("bundled", device="cpu", dtype=torch.float32)

@@ -16,25 +16,27 @@ _NUMBERS = """
     <path d="M16 34h62M16 47h48M16 60h66M16 73h34"/>
   </g>
   <path class="ink" d="M96 54h36M125 47l8 7-8 7"/>
-  <g class="fill0">
-    <rect x="148" y="27" width="10" height="10" rx="1" opacity=".75"/><rect x="162" y="27" width="10" height="10" rx="1" opacity=".3"/><rect x="176" y="27" width="10" height="10" rx="1" opacity=".15"/><rect x="190" y="27" width="10" height="10" rx="1" opacity=".45"/>
-    <rect x="148" y="41" width="10" height="10" rx="1" opacity=".2"/><rect x="162" y="41" width="10" height="10" rx="1" opacity=".95"/><rect x="176" y="41" width="10" height="10" rx="1" opacity=".6"/><rect x="190" y="41" width="10" height="10" rx="1" opacity=".25"/>
-    <rect x="148" y="55" width="10" height="10" rx="1" opacity=".9"/><rect x="162" y="55" width="10" height="10" rx="1" opacity=".5"/><rect x="176" y="55" width="10" height="10" rx="1" opacity=".85"/><rect x="190" y="55" width="10" height="10" rx="1" opacity=".6"/>
-    <rect x="148" y="69" width="10" height="10" rx="1" opacity=".4"/><rect x="162" y="69" width="10" height="10" rx="1" opacity=".65"/><rect x="176" y="69" width="10" height="10" rx="1" opacity=".12"/><rect x="190" y="69" width="10" height="10" rx="1" opacity=".5"/>
-  </g>
+  <g class="fill0">{squares}</g>
 </svg>"""
+
+_SHADES = ((0.75, 0.3, 0.15, 0.45), (0.2, 0.95, 0.6, 0.25), (0.9, 0.5, 0.85, 0.6), (0.4, 0.65, 0.12, 0.5))
+_SQUARES = "".join(
+    f'<rect x="{148 + 14 * column}" y="{27 + 14 * row}" width="10" height="10" rx="1" opacity="{shade}"/>'
+    for row, shades in enumerate(_SHADES)
+    for column, shade in enumerate(shades)
+)
 
 _ARROW = """
 <svg viewBox="0 0 220 110" aria-hidden="true">
   <g class="fill0">
-    <circle cx="34" cy="72" r="3.5"/><circle cx="47" cy="86" r="3.5"/><circle cx="58" cy="70" r="3.5"/>
+    <circle cx="34" cy="72" r="3.5"/><circle cx="47" cy="86" r="3.5"/><circle cx="60" cy="62" r="3.5"/>
     <circle cx="66" cy="83" r="3.5"/><circle cx="41" cy="61" r="3.5"/><circle cx="74" cy="68" r="3.5"/>
   </g>
   <g class="fill2">
-    <circle cx="149" cy="28" r="3.5"/><circle cx="163" cy="40" r="3.5"/><circle cx="176" cy="26" r="3.5"/>
+    <circle cx="152" cy="26" r="3.5"/><circle cx="166" cy="29" r="3.5"/><circle cx="180" cy="31" r="3.5"/>
     <circle cx="184" cy="43" r="3.5"/><circle cx="158" cy="54" r="3.5"/><circle cx="172" cy="56" r="3.5"/>
   </g>
-  <path class="ink" d="M55 73L162 42M152 38l11 4-8 8"/>
+  <path class="ink" d="M53 74L166 41M156 38l10 3-7 8"/>
 </svg>"""
 
 _LAYERS = """
@@ -84,7 +86,7 @@ _CARDS = (
     '<div class="how">'
     + _card(
         1,
-        _NUMBERS,
+        _NUMBERS.format(squares=_SQUARES),
         "A model turns text into numbers",
         "At each layer, every word is a long list of numbers. Layer after layer the model reads this list and adds to "
         "it, until the next word comes out.",

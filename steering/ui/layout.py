@@ -18,7 +18,7 @@ import gradio as gr
 
 from steering.ui import markup
 from steering.ui.how import how_it_works
-from steering.ui.scope import ASSETS, VARIANTS, Scope
+from steering.ui.scope import ASSETS, VARIANTS, build_scope
 from steering.ui.theme import InkOnPaper
 
 NAMES = ("As it is", "Idea taken out", "Idea turned up")
@@ -68,7 +68,7 @@ class Components:
     undo: gr.Button
     edit: gr.Button
     clear: gr.Button
-    scope: Scope
+    scope: gr.HTML
     model: gr.Dropdown
     model_status: gr.Textbox
     settings: dict[str, gr.components.Component]
@@ -98,9 +98,7 @@ def build_layout(
         with gr.Tab("Chat", id="chat", elem_id="tab-chat") as chat_tab:
             with gr.Row(elem_id="console"):
                 with gr.Column(elem_id="asking", min_width=0):
-                    idea_choice = gr.Radio(
-                        list(ideas), value=idea, label="Idea", elem_id="idea", interactive=True
-                    )
+                    idea_choice = gr.Radio(list(ideas), value=idea, label="Idea", elem_id="idea", interactive=True)
                     with gr.Row(elem_id="question"):
                         message = gr.Textbox(
                             question,
@@ -135,7 +133,7 @@ def build_layout(
                 undo = _action("Undo", "undo")
                 edit = _action("Edit", "edit")
                 clear = _action("Clear", "clear")
-            scope = Scope(log)
+            scope = build_scope(log)
         with gr.Tab("Make a direction", id="make", elem_id="tab-make") as make_tab:
             pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):

@@ -141,25 +141,20 @@ def _json_line(kind: str, **content: Any) -> str:
     return f"{kind}|{json.dumps(kept, separators=(',', ':'))}\n"
 
 
-class Scope(gr.HTML):
-    """The two cards under the answers; its value is the log described at the top of this module.
+def build_scope(value: str) -> gr.HTML:
+    """The two cards under the answers; the component's value is the log described at the top of this module.
 
     The template is fixed: the value is never put into it, so that no text from a model can become markup. The root
     ``#scope`` carries ``data-state`` and ``data-tokens``, the number of tokens drawn so far in the longest answer.
+    (A function and not a subclass, because Gradio writes a ``.pyi`` beside every module that subclasses a component.)
     """
-
-    def __init__(self, value: str = "", **settings: Any) -> None:
-        super().__init__(
-            value,
-            html_template=_TEMPLATE,
-            js_on_load=(ASSETS / "scope.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-            elem_id="scope",
-            **settings,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "string"}
+    return gr.HTML(
+        value,
+        html_template=_TEMPLATE,
+        js_on_load=(ASSETS / "scope.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="scope",
+    )
 
 
 def asset_url(name: str) -> str:
@@ -173,7 +168,10 @@ _TEMPLATE = f"""
     <div class="card-head">
       <h2>How much of the idea is inside, layer by layer</h2><span class="which" id="sc-which"></span>
     </div>
-    <div id="sc-line"></div>
+    <div class="plot">
+      <div id="sc-line"></div>
+      <div id="sc-names" aria-hidden="true"><span></span><span></span><span></span><span></span></div>
+    </div>
   </section>
   <section class="card" id="sc-mapcard">
     <div class="card-head">

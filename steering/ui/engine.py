@@ -1,0 +1,161 @@
+"""The model behind the page: which one answers, which one is being fetched, and the thread that runs it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steering.errors import SteeringError
+from steering.ui.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from steering.directions import Direction
+    from steering.models import ChatModel
+    from steering.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How models are loaded; what the command line says."""
+
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+
+
+@dataclass
+class Loading:
+    """A model on its way.
+
+    ``total`` is in the unit of ``done``; ``error`` is the sentence to show when it did not come.
+    """
+
+    source: str
+    label: str
+    what: str = "Loading the model"
+    done: float = 0.0
+    total: float = 1.0
+    error: str = ""
+
+    @property
+    def percent(self) -> int:
+        return int(100 * min(1.0, self.done / max(self.total, 1e-9)))
+
+    @property
+    def words(self) -> str:
+        """For people; sizes where the progress is in bytes."""
+        if self.total > 1e6:
+            return f"{self.what}: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+        return f"{self.what}: {self.percent} %"
+
+
+class Engine:
+    """The model in use, and the next one while it is being loaded.
+
+    The old model answers until the new one is ready; then it is freed.
+    """
+
+    def __init__(self, options: ModelOptions) -> None:
+        self.options = options
+        self.worker = Worker()
+        self.model: ChatModel | None = None
+        self.loading: Loading | None = None
+        self._change = threading.Lock()
+        self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
+
+    def load(self, source: str, label: str, revision: str | None = None) -> bool:
+        """Begin to load a model; False if another is on its way already."""
+        with self._change:
+            if self.loading is not None and not self.loading.error:
+                return False
+            self.loading = Loading(source, label)
+        threading.Thread(target=self._load, args=(self.loading, revision), name="loading", daemon=True).start()
+        return True
+
+    def _load(self, loading: Loading, revision: str | None) -> None:
+        def progress(what: str, done: float, total: float) -> None:
+            loading.what, loading.done, loading.total = what, done, total
+
+        try:
+            from transformers.utils import logging as transformers_logging
+
+            from steering.models import load_model
+
+            transformers_logging.disable_progress_bar()
+            model = load_model(
+                loading.source,
+                device=self.options.device,
+                dtype=self.options.dtype,
+                quantization=self.options.quantization,  # type: ignore[arg-type]
+                revision=revision,
+                progress=progress,
+            )
+        except SteeringError as error:
+            loading.error = str(error)
+            return
+        except Exception:
+            logger.exception("Loading %s failed", loading.source)
+            loading.error = f"{loading.label} could not be loaded; the log of the program says more. Choose another model."
+            return
+        self.worker.submit(lambda job: self._exchange(model))
+
+    def _exchange(self, model: ChatModel) -> None:
+        """Put the new model in place, on the worker's thread, so that no reply is being written meanwhile."""
+        import torch
+
+        from steering.machine import preferred_threads
+
+        if model.device.type == "cpu":
+            torch.set_num_threads(preferred_threads())
+        with self._change:
+            self.model, self.loading = model, None
+            self._directions.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def ready_model(self) -> ChatModel:
+        """The model in use.
+
+        Raises:
+            SteeringError: if none is loaded yet.
+        """
+        if self.model is None:
+            if self.loading is not None and self.loading.error:
+                raise SteeringError(self.loading.error)
+            raise SteeringError("The model is still loading. Wait until the button says “Ask all three”.")
+        return self.model
+
+    def preset_direction(self, name: str, progress: Progress) -> Direction:
+        """A preset's direction for the model in use; call it on the worker's thread."""
+        from steering.preset_directions import preset_direction
+
+        model = self.ready_model()
+        key = (model.name, model.revision, name)
+        if key not in self._directions:
+            self._directions[key] = preset_direction(model, name, progress)
+        return self._directions[key]
+
+    def known_direction(self, name: str) -> Direction | None:
+        """A preset's direction for the model in use if it was needed before."""
+        model = self.model
+        return self._directions.get((model.name, model.revision, name)) if model else None
+
+    @property
+    def state_words(self) -> str:
+        """One line about the model for the settings."""
+        using = f"In use: {self.model.label}." if self.model else "No model is in use yet."
+        if self.loading is None:
+            return using
+        if self.loading.error:
+            return f"{using} {self.loading.error}"
+        return f"{using} {self.loading.label} is on its way. {self.loading.words}."
+
+
+__all__ = ["Engine", "Job", "Loading", "ModelOptions"]

@@ -1,0 +1,86 @@
+"""The ideas on the page: presets and a visitor's own directions, with their questions and strengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steering.contrast import preset_card, preset_names
+from steering.ui.session import OWN, Session
+
+if TYPE_CHECKING:
+    from steering.directions import Direction
+
+GENERAL_QUESTIONS = (
+    "What is gravity?",
+    "How do I bake bread?",
+    "Write a complaint to a hotel",
+    "Describe my street",
+)
+# For a direction whose range was not measured: the added vector is this part of the stream's usual length at first,
+# and this part at the slider's end. On the bundled model's presets the measured ranges lie between these.
+UNMEASURED_DOSE, UNMEASURED_END_DOSE = 0.35, 0.9
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The slider for one direction: where it starts and ends, and the measured sweet spot, if it was measured."""
+
+    start: float
+    end: float
+    sweet: tuple[float, float] | None
+
+    @property
+    def step(self) -> float:
+        return 0.05 if self.end <= 5 else 0.1
+
+
+def strength_of(card: dict[str, Any] | None, direction: Direction | None = None) -> Strength:
+    """The slider's range from a direction's or a preset's ``strength`` entry, else from doses, else a plain one."""
+    measured = (card or {}).get("strength")
+    if measured:
+        return Strength(
+            float(measured["start"]), float(measured["end"]), (float(measured["sweet"][0]), float(measured["sweet"][1]))
+        )
+    if direction is not None:
+        start, end = direction.coefficient(UNMEASURED_DOSE), direction.coefficient(UNMEASURED_END_DOSE)
+        return Strength(round(start / 0.05) * 0.05, max(0.5, round(end * 2) / 2), None)
+    return Strength(1.0, 3.0, None)
+
+
+def idea_choices(session: Session, model_name: str, model_revision: str) -> list[tuple[str, str]]:
+    """(label, key) of what this visitor can choose with the model in use."""
+    presets = [(preset_card(name)["title"], name) for name in preset_names()]
+    own = [
+        (direction.name, key)
+        for key, direction in session.own.items()
+        if fits_model(direction, model_name, model_revision)
+    ]
+    return presets + own
+
+
+def fits_model(direction: Direction, model_name: str, model_revision: str) -> bool:
+    """Whether a direction was made for this model."""
+    card = direction.card
+    return card.get("model") == model_name and card.get("revision", "") == model_revision
+
+
+def is_own(idea: str) -> bool:
+    return idea.startswith(OWN)
+
+
+def title_of(idea: str, session: Session) -> str:
+    return session.own[idea].name if is_own(idea) else str(preset_card(idea)["title"])
+
+
+def example_of(idea: str) -> str:
+    return "" if is_own(idea) else str(preset_card(idea)["example"])
+
+
+def questions_of(idea: str) -> list[str]:
+    """Four questions to try: two that call for the idea, two that do not."""
+    if is_own(idea):
+        return list(GENERAL_QUESTIONS)
+    card = preset_card(idea)
+    others = [question for question in card["calls_for"] if question != card["example"]]
+    return [*others[:2], *card["does_not"][:2]]

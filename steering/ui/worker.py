@@ -1,0 +1,129 @@
+"""One thread that owns the model; the page's threads hand it work and read what comes back.
+
+A torch mode entered on one thread holds on that thread only, and the web server moves a generator between threads, so
+nothing of torch runs in the page's own threads.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from steering.errors import Cancelled
+
+Work = Callable[["Job"], None]
+
+
+class Job:
+    """A piece of work in line: what it reported, whether it was stopped, and its place."""
+
+    def __init__(self, worker: Worker, work: Work) -> None:
+        self._worker = worker
+        self._work = work
+        self._reports: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self.started = threading.Event()
+        self.ended = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether someone asked for the end."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Ask for the end; the work sees it between two steps."""
+        self._stopped.set()
+
+    def report(self, value: Any) -> None:
+        """Called by the work: pass a value to whoever reads :meth:`reports`."""
+        self._reports.put(("value", value))
+
+    def progress(self, what: str, done: float, total: float) -> None:
+        """The library's progress callback for this job: reports, and ends the work when a stop was asked for."""
+        if self.stopped:
+            raise Cancelled("Cancelled.")
+        self.report((what, done, total))
+
+    @property
+    def before(self) -> int:
+        """How many jobs run before this one."""
+        return self._worker.before(self)
+
+    def reports(self, patience: float = 0.25) -> Iterator[Any]:
+        """What the work reports, as it comes; None whenever nothing came for ``patience`` seconds.
+
+        Raises:
+            Exception: whatever the work raised.
+        """
+        while True:
+            try:
+                kind, value = self._reports.get(timeout=patience)
+            except queue.Empty:
+                yield None
+                continue
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+
+    def run(self) -> None:
+        """Do the work, on the worker's thread."""
+        self.started.set()
+        try:
+            if not self.stopped:
+                self._work(self)
+            self._reports.put(("end", None))
+        except BaseException as error:  # handed to the reader, whose sentence it becomes
+            self._reports.put(("error", error))
+        finally:
+            self.ended.set()
+
+
+class Worker:
+    """Runs jobs one after another on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._line: deque[Job] = deque()
+        self._change = threading.Condition()
+        self._durations: deque[float] = deque([8.0], maxlen=8)
+        threading.Thread(target=self._serve, name="model", daemon=True).start()
+
+    def submit(self, work: Work) -> Job:
+        """Put work at the end of the line."""
+        job = Job(self, work)
+        with self._change:
+            self._line.append(job)
+            self._change.notify()
+        return job
+
+    def before(self, job: Job) -> int:
+        """How many jobs that were not given up stand before ``job``, the running one included."""
+        with self._change:
+            count = 0
+            for other in self._line:
+                if other is job:
+                    return count
+                count += not other.stopped
+            return 0
+
+    def seconds_before(self, job: Job) -> float:
+        """About how long ``job`` still waits, from how long the last jobs took."""
+        return self.before(job) * sum(self._durations) / len(self._durations)
+
+    def _serve(self) -> None:
+        while True:
+            with self._change:
+                while not self._line:
+                    self._change.wait()
+                job = self._line[0]
+            start = time.monotonic()
+            job.run()
+            with self._change:
+                self._line.popleft()
+                if not job.stopped:
+                    self._durations.append(time.monotonic() - start)
