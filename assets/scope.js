@@ -134,13 +134,17 @@ function schedule() {
     drawMap();
     drawChart();
     markAnswers();
-    root.dataset.tokens = String(longest());
-    root.dataset.state = state.state;
+    mark(root, 'tokens', String(longest()));
+    mark(root, 'state', state.state);
   });
 }
 
 function put(node, text) {
   if (node && node.textContent !== text) node.textContent = text;
+}
+
+function mark(node, name, value) {
+  if (node.dataset[name] !== value) node.dataset[name] = value;
 }
 
 function plural(count, noun) {
@@ -176,7 +180,7 @@ function drawWords() {
   const words = statusWords();
   put(find('status-words'), words);
   const status = find('status-words');
-  if (status) status.parentElement.dataset.s = state.state;
+  if (status) mark(status.parentElement, 's', state.state);
   if (state.state !== spokenState) {
     spokenState = state.state;
     put(find('spoken'), state.state === 'running' ? 'Writing…' : words);
@@ -194,8 +198,7 @@ function drawWords() {
     document.querySelectorAll(`.toggles button[data-variant="${which}"] span`).forEach((span) => put(span, word));
     toldShort[which] = word;
   }
-  const page = document.documentElement;
-  if (page.dataset.state !== state.state) page.dataset.state = state.state;
+  mark(document.documentElement, 'state', state.state);
   tellPage('state');
 }
 

@@ -96,7 +96,7 @@ class Reply:
     def text(self, n_tokens: int) -> str:
         """The text of the first ``n_tokens`` tokens.
 
-        A character whose bytes are not complete yet is left out, unless the reply ends with it.
+        A character whose bytes are not complete yet is left out.
         """
         while len(self._texts) <= n_tokens:
             text = self._tokenizer.decode(self.ids[: len(self._texts)], skip_special_tokens=True)
@@ -215,7 +215,8 @@ def _decode(
                 "The model ran out of memory. Shorten your message or start a new chat, then ask again."
             ) from error
         running = [not done for done in finished]
-        cosines = newest if cosines is None else torch.where(torch.tensor(running)[:, None], newest, cosines)
+        # Outside inference mode `where` gives an ordinary tensor, which its owner may change.
+        cosines = torch.where(torch.tensor(running)[:, None], newest, newest if cosines is None else cosines)
         for row, token in enumerate(tokens.tolist()):
             if running[row]:
                 finished[row] = token in model.end_tokens

@@ -172,7 +172,7 @@ class Steering:
                 placed = self._place(delta, hidden)
                 hidden = (hidden.to(placed.dtype) + placed).to(hidden.dtype)
             hidden = self._ablate(hidden)
-            self._newest.append(hidden[:, -1])
+            self._newest.append(hidden[:, -1].clone())  # a view would keep the whole prompt of every layer
             if args:
                 return (hidden, *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": hidden}

@@ -56,14 +56,17 @@ def parts(model: nn.Module) -> Parts:
 @cache
 def float64_twin(model: nn.Module) -> Any:
     """A copy of ``model`` in float64, made once a model."""
-    return copy.deepcopy(model).double()
+    twin = copy.deepcopy(model).double()
+    if hasattr(twin.config, "num_experts_per_tok"):
+        twin.set_experts_implementation("eager")  # the fast kernel knows no float64
+    return twin
 
 
 def fingerprint(model: nn.Module) -> str:
     """A hash of every weight and buffer."""
     digest = hashlib.sha256()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(name.encode() + tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -142,9 +145,14 @@ def plain_greedy(chat: ChatModel, ids: Sequence[int], max_new_tokens: int) -> li
 
 
 @torch.no_grad()
-def hidden_states(model: nn.Module, ids: Sequence[int]) -> Tensor:
-    """What enters each block for one prompt, by transformers' own account, ``[n_layers, tokens, d_model]``."""
-    output = model(input_ids=torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False)
+def hidden_states(chat: ChatModel, ids: Sequence[int]) -> Tensor:
+    """What enters each block for one prompt, by transformers' own account, float64 ``[n_layers, tokens, d_model]``.
+
+    Read from the twin, for transformers leaves hooks of its own on a model that was asked for hidden states.
+    """
+    output = float64_twin(chat.model)(
+        input_ids=torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False
+    )
     return torch.cat(output.hidden_states[:-1])  # the last one is behind the final norm
 
 
@@ -162,5 +170,5 @@ def make_direction(chat: ChatModel, seed: int = 0, layer: int = 1, rank: int = 1
 
 def strong_direction(chat: ChatModel, ids: Sequence[int], layer: int = 1) -> Direction:
     """The stream itself at the last token: taking it out takes a great deal out."""
-    vector = hidden_states(chat.model, ids)[layer, -1].clone()
+    vector = hidden_states(chat, ids)[layer, -1].float()
     return Direction(vector, (vector / vector.norm())[None], layer, -1, float(vector.norm()), "strong")

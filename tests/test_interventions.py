@@ -41,8 +41,8 @@ def cases(chat: ChatModel, ids: Sequence[int]) -> list[Expected]:
     first, second = oracle.make_direction(chat, 1, layer=1), oracle.make_direction(chat, 2, layer=last)
     wide, entry = oracle.make_direction(chat, 3, layer=1, rank=4), oracle.make_direction(chat, 4, layer=0)
     strong = oracle.strong_direction(chat, ids)
-    tilted = replace(first, vector=first.vector + second.vector, ablation_basis=(first.unit + second.unit)[None] / 1)
-    tilted = replace(tilted, ablation_basis=tilted.unit[None])
+    middle = torch.nn.functional.normalize(first.unit + second.unit, dim=0)
+    tilted = replace(first, vector=middle, ablation_basis=middle[None])
     assert 0.5 < float(tilted.unit @ first.unit) < 0.9  # far from orthogonal, far from equal
     centred = replace(first, ablation_basis=second.unit[None])
     return [
@@ -126,10 +126,11 @@ def test_coefficient_zero_changes_no_bit(name: str, tiny: Tiny) -> None:
     assert torch.equal(found[2], expected[2])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# In bfloat16 the stream itself is rounded to 8 bits, after every ablation too; no x in it can be closer than that.
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_nothing_of_an_ablated_direction_is_left(
-    name: str, dtype: torch.dtype, tiny: Tiny, family_folder: Callable
+    name: str, dtype: torch.dtype, bound: float, tiny: Tiny, family_folder: Callable
 ) -> None:
     chat = tiny(name)
     ids = chat.encode(QUESTION)
@@ -147,9 +148,9 @@ def test_nothing_of_an_ablated_direction_is_left(
     assert len(seen) == chat.n_layers + 1  # and the stream behind the last block
     for stream in seen:
         unit_stream = torch.nn.functional.normalize(stream.double(), dim=-1)
-        assert (unit_stream @ strong.unit.double()).abs().max() < 1e-3
-        assert (unit_stream[2] @ wide.ablation_basis.double().T).norm(dim=-1).max() < 1e-3
-    assert steering.cosines().abs().max() < 1e-3
+        assert (unit_stream @ strong.unit.double()).abs().max() < bound
+        assert (unit_stream[2] @ wide.ablation_basis.double().T).norm(dim=-1).max() < bound
+    assert steering.cosines().abs().max() < bound
     with oracle.watched(chat.model) as untouched:
         plain(chat, ids)
     assert (torch.nn.functional.normalize(untouched[1].double(), dim=-1) @ strong.unit.double()).abs().max() > 0.9
@@ -188,7 +189,7 @@ def test_cosines_of_one_pass_equal_those_of_the_stream(name: str, tiny: Tiny) ->
     steered(chat, ids, steering, 2)
     twin = oracle.float64_twin(chat.model)
     unit = direction.unit.double()
-    streams = [oracle.hidden_states(twin, ids)[:, -1]]
+    streams = [oracle.hidden_states(chat, ids)[:, -1]]
     with torch.no_grad(), oracle.by_hand(twin, name, {direction.layer: 2 * direction.vector}, None):
         with oracle.watched(twin) as seen:
             twin(input_ids=torch.tensor([ids]), use_cache=False)
@@ -198,7 +199,7 @@ def test_cosines_of_one_pass_equal_those_of_the_stream(name: str, tiny: Tiny) ->
     assert found.shape == (2, chat.n_layers)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)
-    assert found[1, -1] > found[0, -1] + 0.3  # what was added is seen at its own layer
+    assert found[1, -1] > found[0, -1] + 0.1  # what was added is seen at its own layer
 
 
 def test_cosines_with_a_basis_are_the_part_inside_it(tiny: Tiny) -> None:
@@ -207,7 +208,7 @@ def test_cosines_with_a_basis_are_the_part_inside_it(tiny: Tiny) -> None:
     wide = oracle.make_direction(chat, 8, rank=3)
     steering = Steering(chat, [Variant.baseline()], probe=wide)
     steered(chat, ids, steering, 1)
-    stream = oracle.hidden_states(oracle.float64_twin(chat.model), ids)[:, -1]
+    stream = oracle.hidden_states(chat, ids)[:, -1]
     expected = (stream @ wide.ablation_basis.double().T).norm(dim=-1) / stream.norm(dim=-1)
     torch.testing.assert_close(steering.cosines()[0].double(), expected, atol=1e-4, rtol=0)
 
@@ -218,8 +219,9 @@ def test_the_probe_may_differ_from_what_is_steered(tiny: Tiny) -> None:
     steer, probe = oracle.make_direction(chat, 1), oracle.make_direction(chat, 2)
     steering = Steering(chat, [Variant.baseline(), Variant.ablated(steer)], probe=probe)
     steered(chat, ids, steering, 2)
-    stream = oracle.hidden_states(chat.model, ids)[:, -1]
-    torch.testing.assert_close(steering.cosines()[0], stream @ probe.unit / stream.norm(dim=-1), atol=1e-4, rtol=0)
+    stream = oracle.hidden_states(chat, ids)[:, -1]
+    expected = stream @ probe.unit.double() / stream.norm(dim=-1)
+    torch.testing.assert_close(steering.cosines()[0].double(), expected, atol=1e-4, rtol=0)
 
 
 def test_without_a_direction_cosines_are_zero(tiny: Tiny) -> None:

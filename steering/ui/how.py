@@ -121,5 +121,5 @@ _CARDS = (
     )
     + '<section class="how-card how-code"><h2>For researchers</h2><p>The method follows Arditi et al., '
     '<a href="https://arxiv.org/abs/2406.11717" target="_blank" rel="noopener">Refusal in Language Models Is Mediated '
-    f"by a Single Direction</a> (NeurIPS 2024).</p><pre><code>{_CODE}</code></pre></section></div>"
+    f'by a Single Direction</a> (NeurIPS 2024).</p><pre tabindex="0"><code>{_CODE}</code></pre></section></div>'
 )

@@ -61,7 +61,9 @@ HEADER = f"""
   <h1>Steering playground</h1>
   <p class="tagline">Ask once. Read the same model three ways.</p>
   <button type="button" id="theme" aria-label="Dark colours">{_HALF}<span>Dark</span></button>
-  <button type="button" id="open-settings" aria-expanded="false">{_SLIDERS}<span>Settings</span></button>
+  <button type="button" id="open-settings" aria-label="Settings" aria-expanded="false">
+    {_SLIDERS}<span>Settings</span>
+  </button>
 </header>
 """
 

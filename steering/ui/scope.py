@@ -129,7 +129,8 @@ def _parse_line(line: str) -> Any:
 
 
 def _unpack(encoded: str) -> NDArray[np.float32]:
-    return np.frombuffer(base64.b64decode(encoded), dtype=np.int8).astype(np.float32) / COSINE_SCALE
+    whole = np.frombuffer(base64.b64decode(encoded), dtype=np.int8)
+    return whole.astype(np.float32) / np.float32(COSINE_SCALE)
 
 
 _PLAIN = " ,.!?:;'()*"  # never the separator, a percent sign, or a line break; keeps the common tokens short

@@ -53,6 +53,7 @@ class Session:
         tries: how often a question was asked again; moves the seed.
         own: directions of the visitor's own, by key.
         model_seen: name and revision of the model the page was last told of.
+        words: what the settings said about it then.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Session:
     tries: int = 0
     own: dict[str, Direction] = field(default_factory=dict)
     model_seen: tuple[str, str] = ("", "")
+    words: str = ""
     making: Making = field(default_factory=Making)
 
     @property

@@ -57,6 +57,7 @@ class Tick:
     rate: float | None = None
     left_out: int = 0
     started: bool = False
+    layer: int | None = None
 
 
 def turn_work(engine: Engine, request: TurnRequest, job: Job) -> None:
@@ -79,7 +80,7 @@ def turn_work(engine: Engine, request: TurnRequest, job: Job) -> None:
         max_new_tokens=request.max_new_tokens,
         coefficient=request.dial.value,
     )
-    job.report(Tick(started, started=True))
+    job.report(Tick(started, started=True, layer=direction.layer))
     steps = stream_side_by_side(
         model,
         [[*system, *history, question] for history in request.histories],
@@ -131,9 +132,8 @@ class _Reporter:
 
     def flush(self) -> None:
         step = self._newest
-        if step is None or not self._lines and all(step.finished):
-            if step is None:
-                return
+        if step is None:
+            return
         now = time.monotonic()
         passed = now - (self._first_token or now)
         self._job.report(
