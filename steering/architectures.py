@@ -75,7 +75,8 @@ def find_architecture(model: nn.Module, model_type: str) -> Architecture:
     """Look up the parts of ``model``.
 
     Raises:
-        ModelError: if ``model_type`` (``config.model_type``) is not in :data:`LAYOUTS`.
+        ModelError: if ``model_type`` (``config.model_type``) is not in :data:`LAYOUTS`, or the parts are not where that
+            layout says.
     """
     layout = LAYOUTS.get(model_type)
     if layout is None:
@@ -83,10 +84,16 @@ def find_architecture(model: nn.Module, model_type: str) -> Architecture:
             f"The architecture “{model_type}” is not known here, so its residual stream cannot be found. "
             f"Choose a model of one of these: {', '.join(sorted(LAYOUTS))}."
         )
-    blocks = tuple(attrgetter(layout.blocks)(model))
-    return Architecture(
-        blocks=blocks,
-        writes=tuple(tuple(getattr(block, name) for name in layout.writes) for block in blocks),
-        embedding=attrgetter(layout.embedding)(model),
-        final_norm=attrgetter(layout.final_norm)(model),
-    )
+    try:
+        blocks = tuple(attrgetter(layout.blocks)(model))
+        return Architecture(
+            blocks=blocks,
+            writes=tuple(tuple(getattr(block, name) for name in layout.writes) for block in blocks),
+            embedding=attrgetter(layout.embedding)(model),
+            final_norm=attrgetter(layout.final_norm)(model),
+        )
+    except AttributeError as error:  # as in a model that also reads pictures, around a text model of a known type
+        raise ModelError(
+            f"This {type(model).__name__} does not keep its blocks where a text model of type “{model_type}” does. "
+            "Choose a model that reads text only."
+        ) from error

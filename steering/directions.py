@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = "steering-direction"
 # How many singular vectors of the neutral side's mean activations a centred direction is made orthogonal to.
-CENTRING_RANK = 6
+CENTRING_RANK = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Direction:
         card: where it came from: ``model``, ``revision``, ``n_layers``, ``d_model``, ``data``, ``data_sha256``, scores.
 
     Raises:
-        DirectionError: if a number is not finite, the norm is zero, or shapes do not fit.
+        DirectionError: if a number is not finite, a norm is not positive, or shapes do not fit.
     """
 
     vector: Tensor
@@ -52,18 +52,26 @@ class Direction:
     card: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        d_model = self.vector.shape[-1]
-        if self.vector.ndim != 1 or self.ablation_basis.ndim != 2 or self.ablation_basis.shape[1] != d_model:
+        rank_fits = self.ablation_basis.ndim == 2 and 1 <= len(self.ablation_basis) <= self.ablation_basis.shape[1]
+        if self.vector.ndim != 1 or not rank_fits or self.ablation_basis.shape[1] != len(self.vector):
             raise DirectionError(
                 f"“{self.name}” has a vector of shape {list(self.vector.shape)} and a basis of shape "
-                f"{list(self.ablation_basis.shape)}; they must be [d_model] and [k, d_model]. Compute it again."
+                f"{list(self.ablation_basis.shape)}; they must be [d_model] and [k, d_model] with k from 1 to d_model. "
+                "Compute it again."
             )
         if not (torch.isfinite(self.vector).all() and torch.isfinite(self.ablation_basis).all()):
-            raise DirectionError(f"“{self.name}” contains numbers that are not finite (NaN or infinity). Compute it again.")
+            raise DirectionError(
+                f"“{self.name}” contains numbers that are not finite (NaN or infinity). Compute it again."
+            )
         if self.norm == 0:
             raise DirectionError(
                 f"“{self.name}” has zero norm: the two sides do not differ at layer {self.layer}, position "
                 f"{self.position}. Choose another layer or position."
+            )
+        if not (math.isfinite(self.mean_residual_norm) and self.mean_residual_norm > 0):
+            raise DirectionError(
+                f"“{self.name}” has a mean residual norm of {self.mean_residual_norm}, which must be a positive "
+                "number. Compute it again."
             )
         gram = self.ablation_basis @ self.ablation_basis.T
         if not torch.allclose(gram, torch.eye(len(gram)), atol=1e-3):
@@ -134,9 +142,10 @@ class Direction:
                 name=str(described["name"])[:80],
                 card=dict(described["card"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DirectionError(
-                f"{Path(path).name} lacks a part of a direction, or has it in the wrong form ({error}). Download it again."
+                f"{Path(path).name} lacks a part of a direction, or has it in the wrong form ({error}). "
+                "Download it again."
             ) from error
         if model is not None:
             direction.require_fit(model)
@@ -162,9 +171,11 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             about = file.metadata() or {}
             if about.get("format") != FORMAT:
                 raise DirectionError(
-                    f"{path.name} is a safetensors file, but not a direction. Choose one downloaded from this playground."
+                    f"{path.name} is a safetensors file, but not a direction. "
+                    "Choose one downloaded from this playground."
                 )
             described = json.loads(about["direction"])
+            json.dumps(described, ensure_ascii=False).encode()  # refuses half a character, which no page can show
             tensors = {name: file.get_tensor(name) for name in ("vector", "ablation_basis")}
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
         raise DirectionError(f"{path.name} is not a direction file, or is damaged. Download it again.") from error
@@ -263,8 +274,8 @@ def difference_in_means(
 ) -> Candidates:
     """Mean activation of the positives minus that of the negatives, at every position and layer (section 2.3).
 
-    Prompts are read at each post-instruction token; with responses, the mean over the response's tokens is one position,
-    ``RESPONSE``. Sums are float64.
+    Prompts are read at each post-instruction token; with responses, the mean over the response's tokens is one
+    position, ``RESPONSE``. Sums are float64.
 
     Returns:
         Candidates with ``vectors`` float32 ``[n_positions, n_layers, d_model]``.
@@ -273,9 +284,7 @@ def difference_in_means(
         Cancelled: if ``progress`` raises it; it is called at least once a batch.
         OutOfMemoryError: if even one example does not fit into memory.
     """
-    positive, negative = class_means(
-        model, [train.positive, train.negative], batch_size=batch_size, progress=progress
-    )
+    positive, negative = class_means(model, [train.positive, train.negative], batch_size=batch_size, progress=progress)
     return Candidates(
         vectors=(positive.sums / positive.count - negative.sums / negative.count).float(),
         positions=positive.positions,

@@ -186,7 +186,9 @@ def stream_side_by_side(
         prompts.append(ids)
         left_out.append(missing)
     decoder: Decoder = ModuleDecoder(model, Steering(model, variants, probe))
-    yield from _decode(model, decoder, prompts, left_out, Sampler(settings, len(variants), model.device), max_new_tokens)
+    yield from _decode(
+        model, decoder, prompts, left_out, Sampler(settings, len(variants), model.device), max_new_tokens
+    )
 
 
 def _decode(

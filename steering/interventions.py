@@ -41,7 +41,7 @@ class Dial:
 
 @dataclass(frozen=True, eq=False)
 class Addition:
-    """Activation addition, x^(l) ← x^(l) + c · r, at the direction's layer and every position (section 2.4, equation 3).
+    """Activation addition, x^(l) ← x^(l) + c · r, at the direction's layer, every position (section 2.4, equation 3).
 
     ``coefficient`` is c, in multiples of the difference in means r; a negative one adds the opposite. A :class:`Dial`
     can be turned meanwhile; the tokens read so far keep what they were given.

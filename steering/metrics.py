@@ -50,8 +50,8 @@ class Separation:
             SteeringError: if the two sides are told apart nowhere there.
         """
         n_layers = self.auroc.shape[1]
-        first, end = int(np.ceil(EARLIEST_SUGGESTED * n_layers)), max(1, int(LATEST_SUGGESTED * n_layers))
-        first = min(first, end - 1)
+        first = min(int(np.ceil(EARLIEST_SUGGESTED * n_layers)), n_layers - 1)
+        end = max(first + 1, int(LATEST_SUGGESTED * n_layers))  # a very shallow model has one such layer at least
         part = slice(first, end)
         best = np.round(self.auroc[:, part], 3)
         if not np.isfinite(best).any():

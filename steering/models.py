@@ -71,7 +71,7 @@ class ChatModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.architecture.embedding.weight.dtype  # type: ignore[return-value,union-attr]
+        return self.architecture.embedding.weight.dtype  # type: ignore[return-value]
 
     @property
     def max_length(self) -> int:
@@ -141,7 +141,8 @@ def load_model(
         revision: commit of a hub id.
 
     Raises:
-        ModelError: if there is no such model, its architecture is unknown, it has no chat template, or no memory for it.
+        ModelError: if there is no such model, its architecture is unknown, it has no chat template, or there is no
+            memory for it.
     """
     if quantization not in (None, "8bit", "4bit"):
         raise ModelError(f"Quantization is “8bit” or “4bit”, not “{quantization}”.")
@@ -171,11 +172,16 @@ def _label(source: str) -> str:
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no settings")
     except (OSError, ValueError) as error:
-        raise ModelError(f"The model's config.json in {folder} cannot be read: {error}. Fetch the model again.") from error
+        raise ModelError(
+            f"The model's config.json in {folder} cannot be read: {error}. Fetch the model again."
+        ) from error
     if "auto_map" in config and config.get("model_type") not in _known_types():
         raise ModelError(
-            f"The model in {folder} brings its own program code, which is not run here. Choose a model of a known family."
+            f"The model in {folder} brings its own program code, which is not run here. "
+            "Choose a model of a known family."
         )
     return config
 
@@ -190,7 +196,7 @@ def _device(device: str | None) -> torch.device:
     if device in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        target = torch.device(device)  # type: ignore[arg-type]
+        target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"There is no device “{device}” here. Use --device cpu, or leave it out.") from error
@@ -198,12 +204,12 @@ def _device(device: str | None) -> torch.device:
 
 
 def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
         return dtype
     if dtype in (None, "auto"):
         return preferred_dtype(device)
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in named:
+    if not isinstance(dtype, str) or dtype not in named:
         raise ModelError(f"The number type is one of {', '.join(named)}, not “{dtype}”.")
     return named[dtype]
 
@@ -230,8 +236,8 @@ def _placement(
     if target.type == "cuda" and needed * 1.1 <= free + free_memory(torch.device("cpu")):
         return "auto"
     raise ModelError(
-        f"This model needs {needed * 1.1 / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. Choose a smaller one, "
-        "use --quantization 4bit, or --device auto to keep a part of it on disk (slow)."
+        f"This model needs {needed * 1.1 / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. Choose a smaller "
+        "one, use --quantization 4bit, or --device auto to keep a part of it on disk (slow)."
     )
 
 
@@ -275,19 +281,24 @@ def _load_weights(
         extra = {"quantization_config": settings} if settings else {}
         if placement == "auto":
             extra["offload_folder"] = str(cache_folder() / "offload")
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
             device_map=placement,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **extra,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemoryError("There is not enough memory for this model. Choose a smaller one.") from error
     except Exception as error:
         raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
+    if lost := sorted(found["missing_keys"]):  # they now hold random numbers
+        raise ModelError(
+            f"The model in {folder} lacks {len(lost)} of its tensors, {lost[0]} among them. Fetch the model again."
+        )
     return model.eval().requires_grad_(False)
 
 

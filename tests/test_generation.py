@@ -33,7 +33,11 @@ def run(chat: ChatModel, conversation: list, variants: Sequence[Variant], **opti
 
 def histories(chat: ChatModel) -> list[list[Message]]:
     """The second turn of three conversations with replies of different lengths, as after a first side-by-side."""
-    replies = ("Air scatters blue light.", "No.", "The sea is wide and cold, and it is never still. It is blue as well.")
+    replies = (
+        "Air scatters blue light.",
+        "No.",
+        "The sea is wide and cold, and it is never still. It is blue as well.",
+    )
     follow_up = {"role": "user", "content": "Tell me more about the sea."}
     return [[*QUESTION, {"role": "assistant", "content": reply}, follow_up] for reply in replies]
 
@@ -164,7 +168,11 @@ def test_baseline_of_the_bundled_model(bundled_float32: ChatModel) -> None:
         assert steps[-1].texts[row] == chat.tokenizer.decode(steps[-1].token_ids[row], skip_special_tokens=True)
     assert max(float(step.cosines[1].abs().max()) for step in steps) < 1e-3
 
-    longer = [*conversation, {"role": "assistant", "content": steps[-1].texts[0]}, {"role": "user", "content": "Go on."}]
+    longer = [
+        *conversation,
+        {"role": "assistant", "content": steps[-1].texts[0]},
+        {"role": "user", "content": "Go on."},
+    ]
     last = run(chat, [longer, conversation], [Variant.baseline(), Variant.ablated(direction)], max_new_tokens=8)[-1]
     assert last.token_ids[0] == oracle.plain_greedy(chat, chat.encode(longer), 8)
 
@@ -177,7 +185,7 @@ def test_coefficient_zero_on_the_bundled_model_as_loaded(bundled: ChatModel) -> 
     assert max(float(step.cosines[2].abs().max()) for step in steps) < 1e-3
 
 
-# --- ends of replies ---------------------------------------------------------------------------------------------------
+# --- ends of replies ------------------------------------------------------------------------------------------------
 
 
 def ending_early(chat: ChatModel, tokens: Sequence[int]) -> ChatModel:
@@ -197,9 +205,7 @@ def test_rows_end_one_by_one_and_stay_ended(name: str, tiny: Tiny) -> None:
     stops = [free[0][5], free[1][9]]
     brief = ending_early(chat, stops)
     steps = run(brief, QUESTION, variants)
-    expected = [
-        list(itertools.takewhile(lambda token: token not in brief.end_tokens, reply)) for reply in free
-    ]
+    expected = [list(itertools.takewhile(lambda token: token not in brief.end_tokens, reply)) for reply in free]
     assert steps[-1].token_ids == expected
     assert expected[0] == oracle.plain_greedy(brief, brief.encode(QUESTION), N_TOKENS)
     assert [len(reply) for reply in expected] == steps[-1].n_tokens
@@ -248,7 +254,7 @@ def test_a_step_keeps_its_texts_when_read_late(tiny: Tiny) -> None:
     assert [step.texts for step in reversed(late)] == at_once[::-1]
 
 
-# --- the same dice -----------------------------------------------------------------------------------------------------
+# --- the same dice --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2-narrow", "mixtral"])
@@ -268,7 +274,7 @@ def test_identical_variants_draw_the_same(name: str, tiny: Tiny) -> None:
     assert alone[-1].token_ids[0] == first[-1].token_ids[1]  # neighbours take none of a row's dice
 
 
-# --- torch's modes and threads -----------------------------------------------------------------------------------------
+# --- torch's modes and threads --------------------------------------------------------------------------------------
 
 
 def test_no_torch_mode_is_held_between_steps(tiny: Tiny) -> None:
@@ -311,7 +317,9 @@ def test_four_conversations_at_once_are_what_they_are_alone(tiny: Tiny) -> None:
         jobs.append({"variants": variants, "seed": seed, "temperature": 0.8 * (seed % 2), "max_new_tokens": 24})
 
     def results(job: dict) -> list[tuple[list[list[int]], list[list[float]]]]:
-        steps = stream_side_by_side(chat, histories(chat), job["variants"], **{k: job[k] for k in job if k != "variants"})
+        steps = stream_side_by_side(
+            chat, histories(chat), job["variants"], **{k: job[k] for k in job if k != "variants"}
+        )
         return [(step.token_ids, step.cosines.tolist()) for step in steps]
 
     alone = [results(job) for job in jobs]
@@ -328,7 +336,7 @@ def test_four_conversations_at_once_are_what_they_are_alone(tiny: Tiny) -> None:
     assert oracle.count_hooks(chat.model) == 0
 
 
-# --- nothing is left behind --------------------------------------------------------------------------------------------
+# --- nothing is left behind -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2-narrow", "cohere", "gpt-neox", "mixtral"])
@@ -405,7 +413,7 @@ def modules_called(chat: ChatModel) -> list[torch.nn.Module]:
     return called
 
 
-# --- what a variant and a conversation may be --------------------------------------------------------------------------
+# --- what a variant and a conversation may be -----------------------------------------------------------------------
 
 
 def test_a_system_prompt_for_one_variant_only(tiny: Tiny) -> None:
@@ -484,9 +492,7 @@ def test_a_conversation_too_long_loses_its_oldest_turns_and_says_so(tiny: Tiny) 
         (QUESTION, 1, {"temperature": float("nan")}, "temperature"),
     ],
 )
-def test_mistakes_get_a_sentence(
-    conversation: list, n_variants: int, options: dict, sentence: str, tiny: Tiny
-) -> None:
+def test_mistakes_get_a_sentence(conversation: list, n_variants: int, options: dict, sentence: str, tiny: Tiny) -> None:
     with pytest.raises(SteeringError, match=sentence):
         run(tiny("llama3"), conversation, [Variant.baseline()] * n_variants, **options)
 

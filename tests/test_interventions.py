@@ -308,7 +308,10 @@ def test_a_direction_that_does_not_fit_is_refused_with_both_numbers(
     chat = tiny("llama3")
     vector = torch.ones(width)
     direction = Direction(vector, (vector / vector.norm())[None], layer, -1, 1.0, "odd", {"n_layers": layers})
-    for arguments in ({"variants": [Variant.ablated(direction)]}, {"variants": [Variant.baseline()], "probe": direction}):
+    for arguments in (
+        {"variants": [Variant.ablated(direction)]},
+        {"variants": [Variant.baseline()], "probe": direction},
+    ):
         with pytest.raises(DirectionError, match=rf"width {width} with {layers} layers.*width 64 and 3 layers"):
             Steering(chat, **arguments)
 

@@ -89,7 +89,9 @@ def test_gradio_is_imported_by_the_page_only(name: str) -> None:
 
 def test_nothing_is_unpickled_and_no_model_brings_code() -> None:
     for name, tree in trees().items():
-        assert not {module.split(".")[0] for module in imported(name)} & {"pickle", "cloudpickle", "dill", "joblib"}, name
+        assert not {module.split(".")[0] for module in imported(name)} & {"pickle", "cloudpickle", "dill", "joblib"}, (
+            name
+        )
         for node in ast.walk(tree):
             if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
                 assert isinstance(node.value, ast.Constant), name

@@ -151,7 +151,11 @@ def model(reference: nn.Module) -> nn.Module:
     return in_bfloat16(reference)
 
 
-@pytest.mark.parametrize(("kind", "architecture"), [(Q4_0, "llama"), (Q4_1, "llama"), (Q8_0, "llama"), (Q4_1, "qwen2")])
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [(Q4_0, "llama"), (Q4_1, "llama"), (Q8_0, "llama"), (Q4_1, "qwen2")],
+    ids=["Q4_0", "Q4_1", "Q8_0", "Q4_1-qwen2"],
+)
 def test_repacked_weights_are_the_files_own_but_for_the_rounding_of_scales(
     folder: Path, kind: gguf.GGMLQuantizationType, architecture: str
 ) -> None:
