@@ -3,7 +3,7 @@
 Each text is fed token by token, as in decoding, so that the packed kernels do the work; after every token the
 distribution of the next one is compared with the float32 model's, which reads the text at once.
 
-    python benchmarks/packed_accuracy.py [--model FILE.gguf] [--threads 1]
+    python -m benchmarks.packed_accuracy [--model FILE.gguf] [--threads 1]
 
 Prints, for every way: the mean and the largest KL divergence from float32 (nats), and the share of positions where
 both find the same token likeliest.

@@ -82,6 +82,7 @@ def build_layout(
     question: str,
     examples: Sequence[str],
     models: Sequence[tuple[str, str]],
+    models_left_out: Sequence[tuple[str, str]],
     model: str,
     strength: float,
     strength_maximum: float,
@@ -90,7 +91,7 @@ def build_layout(
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
-    ``ideas`` and ``models`` are (label, value) pairs; ``examples`` are four questions; ``log`` is the scope's first
+    ``ideas`` and ``models`` are (label, value) pairs, ``models_left_out`` (label, reason); ``examples`` are four questions; ``log`` is the scope's first
     value, at least an `idea_line` and a `state_line`.
     """
     _fixed(markup.HEADER, "topwrap")
@@ -139,7 +140,7 @@ def build_layout(
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
     _fixed(markup.FOOT, "foot")
-    model_choice, model_status, settings, reset = _settings(models, model)
+    model_choice, model_status, settings, reset = _settings(models, models_left_out, model)
     return Components(
         tabs=tabs,
         chat_tab=chat_tab,
@@ -218,7 +219,7 @@ def _action(words: str, elem_id: str) -> gr.Button:
 
 
 def _settings(
-    models: Sequence[tuple[str, str]], model: str
+    models: Sequence[tuple[str, str]], left_out: Sequence[tuple[str, str]], model: str
 ) -> tuple[gr.Dropdown, gr.Textbox, dict[str, gr.components.Component], gr.Button]:
     start = SETTINGS
     with gr.Column(elem_id="settings", min_width=0):
@@ -235,6 +236,8 @@ def _settings(
             interactive=False,
             elem_id="model-status",
         )
+        if left_out:
+            _fixed(markup.models_left_out(left_out), "models-left-out")
         settings: dict[str, gr.components.Component] = {
             "system_prompt": gr.Textbox(
                 start["system_prompt"],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
+
 SHORT_NAMES = ("As it is", "Taken out", "Turned up")
 DESCRIPTION = "Chat with one small language model three ways: as it is, with one idea taken out, and with it turned up."
 
@@ -54,6 +57,17 @@ def pane_head(variant: int, name: str) -> str:
         f'</button><button type="button" class="icon widen" aria-label="Widen this answer" aria-pressed="false" '
         f'title="Widen this answer">{_WIDEN}</button></div>'
     )
+
+
+def models_left_out(models: Sequence[tuple[str, str]]) -> str:
+    """The models of the catalogue that this machine cannot take, and why; a list on demand."""
+    rows = "".join(f"<li><b>{_literal(name)}</b> {_literal(reason)}</li>" for name, reason in models)
+    return f'<details class="left-out"><summary>{len(models)} more are not offered here</summary><ul>{rows}</ul></details>'
+
+
+def _literal(text: str) -> str:
+    """A text for a template: neither markup nor one of Gradio's placeholders."""
+    return html.escape(text).replace("{", "&#123;").replace("$", "&#36;")
 
 
 HEADER = f"""

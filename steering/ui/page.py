@@ -40,6 +40,7 @@ def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
             question=example_of(FIRST_IDEA),
             examples=questions_of(FIRST_IDEA),
             models=models.choices(),
+            models_left_out=models.left_out(),
             model=models.first,
             strength=first.start,
             strength_maximum=first.end,
