@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from steering.contrast import PRESETS, ContrastSet
+from steering.contrast import PRESETS, ContrastSet, preset_card
 from steering.directions import Direction, difference_in_means
 from steering.errors import DirectionError
 from steering.metrics import separation
@@ -51,17 +51,16 @@ def make_preset_direction(model: ChatModel, data: ContrastSet, progress: Progres
     train, held_out = data.split(seed=0)
     candidates = difference_in_means(model, train, progress=progress)
     measured = separation(model, candidates, held_out, progress=progress)
-    tuned: dict[str, Any] = data.card.get("bundled", {}) if model.name == "bundled" else {}
     position, layer = measured.suggested()
-    position, layer = tuned.get("position", position), tuned.get("layer", layer)
+    if model.name == "bundled":
+        position, layer = data.card["bundled"]["position"], data.card["bundled"]["layer"]
     row = measured.positions.index(position)
     direction = candidates.direction(position, layer, name=data.card["title"])
     extra = {
-        "data": data.name,
+        # The whole set, of which the candidates know the part they learned from.
         "data_sha256": data.sha256,
         "auroc": round(float(measured.auroc[row, layer]), 4),
         "sorted_right": [int(measured.right[row, layer]), measured.total],
-        **({"strength": tuned["strength"]} if "strength" in tuned else {}),
     }
     return replace(direction, card=direction.card | extra)
 
@@ -74,18 +73,29 @@ def _kept(model: ChatModel, name: str, data_sha256: str) -> Path:
 
 
 def main() -> None:
-    """Make every preset's direction for the bundled model, in float32, and write it to ``presets/directions``."""
+    """Make every preset's direction for the bundled model, with its measured range, into ``presets/directions``.
+
+    Directions are computed in float32; ranges are measured as replies are written by default.
+    """
     import torch
 
+    from steering.calibration import coefficient_range
     from steering.contrast import preset_names
     from steering.models import load_model
 
-    model = load_model("bundled", device="cpu", dtype=torch.float32)
+    exact = load_model("bundled", device="cpu", dtype=torch.float32)
+    directions = {name: make_preset_direction(exact, ContrastSet.load(name)) for name in preset_names()}
+    del exact
+    model = load_model("bundled", device="cpu", dtype=torch.bfloat16)
     SHIPPED.mkdir(exist_ok=True)
-    for name in preset_names():
-        direction = make_preset_direction(model, ContrastSet.load(name))
-        direction.save(SHIPPED / f"{name}.safetensors")
-        print(f"{name}: layer {direction.layer}, norm {direction.norm:.2f}, AUROC {direction.card['auroc']}", flush=True)
+    for name, direction in directions.items():
+        card = preset_card(name)
+        questions = [*card["calls_for"][:2], *card["does_not"][:2]]
+        start = float(card["bundled"]["coefficient"])
+        grid = [round(start * step / 4, 4) for step in range(1, 12)]
+        strength = coefficient_range(model, direction, questions, grid).as_card(start)
+        replace(direction, card=direction.card | {"strength": strength}).save(SHIPPED / f"{name}.safetensors")
+        print(f"{name}: layer {direction.layer}, AUROC {direction.card['auroc']}, strength {strength}", flush=True)
 
 
 if __name__ == "__main__":

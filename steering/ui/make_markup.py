@@ -204,8 +204,8 @@ def card_html(
     places = len(separation.positions) * n_layers
     return (
         f'<section class="quality">{head}{figures}'
-        '<div class="quality-sub"><h3>Where the idea was found</h3><p>the fuller the colour, the better the two sides '
-        "are told apart; press a square to choose it</p></div>"
+        '<div class="quality-sub"><h3>Where the idea was found</h3><p>fuller colour: told apart better · '
+        "press a square to choose it</p></div>"
         f"{_measured_squares(direction, separation, suggested, tokens)}"
         f"{_squares_foot(direction, suggested, separation)}"
         f"<details><summary>All {places} candidates as a table</summary>{table}</details></section>"

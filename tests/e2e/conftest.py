@@ -1,0 +1,116 @@
+"""The end-to-end tests' fixtures: one server for all of them, one fresh browser context for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from driving import PATIENCE, Server, chromium_path, set_number, start_server, wait_until_ready
+from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+
+FAILED = Path(__file__).resolve().parents[1] / "screenshots" / "failed"
+SHORT = 24  # tokens; long enough for three answers to part
+REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    item.stash.setdefault(REPORTS, {})[report.when] = report
+    return report
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real program with the bundled model, shared by all tests: ``.url``, ``.log_path``, ``.process``."""
+    running = start_server(tmp_path_factory.mktemp("server") / "app.log")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=chromium_path(playwright), args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+class Watch:
+    """What must not happen on a page: errors in its console, errors of its scripts, requests to other hosts."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self.problems: list[str] = []
+
+    def follow(self, context: BrowserContext) -> None:
+        context.on("console", lambda line: line.type == "error" and self.problems.append(f"console: {line.text}"))
+        context.on("weberror", lambda error: self.problems.append(f"script: {error.error}"))
+        context.on("request", self._requested)
+
+    def _requested(self, request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in ("data", "blob") and address.netloc != self._host:
+            self.problems.append(f"request to another host: {request.url}")
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+    """``open_page(width=1360, height=900, at=server, ready=True, short=True)`` opens a page of its own context.
+
+    ``ready`` waits for the model; ``short`` sets the longest answer to 24 tokens. A problem on any of the pages, or a
+    traceback in the server's log, fails the test; a test that failed leaves a screenshot of each page.
+    """
+    opened: list[tuple[Page, Watch]] = []
+    log_starts: dict[Path, int] = {server.log_path: len(server.log())}
+    servers: list[Server] = [server]
+
+    def open_one(
+        *, width: int = 1360, height: int = 900, at: Server | None = None, ready: bool = True, short: bool = True
+    ) -> Page:
+        target = at or server
+        if target not in servers:
+            servers.append(target)
+        watch = Watch(urlsplit(target.url).netloc)
+        context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=target.url)
+        context.set_default_timeout(PATIENCE / 4)
+        watch.follow(context)
+        page = context.new_page()
+        opened.append((page, watch))
+        page.goto(target.url)
+        page.wait_for_selector("#ask")
+        if ready:
+            wait_until_ready(page)
+            if short:
+                set_number(page, "Longest answer", SHORT)
+        return page
+
+    yield open_one
+
+    problems = [problem for _, watch in opened for problem in watch.problems]
+    problems += [f"traceback in the log: {text}" for text in _tracebacks(servers, log_starts)]
+    failed = any(report.failed for report in request.node.stash.get(REPORTS, {}).values())
+    for number, (page, _) in enumerate(opened):
+        if failed or problems:
+            FAILED.mkdir(parents=True, exist_ok=True)
+            name = re.sub(r"[^\w-]+", "-", request.node.name).strip("-")
+            page.screenshot(path=FAILED / f"{name}{f'-{number + 1}' if number else ''}.png", full_page=True)
+        page.context.close()
+    assert not problems, "\n".join(problems)
+
+
+def _tracebacks(servers: list[Server], starts: dict[Path, int]) -> list[str]:
+    written = [server.log()[starts.get(server.log_path, 0) :] for server in servers]
+    return [text for text in written if "Traceback" in text]
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    """A fresh page whose model is loaded and whose answers are short."""
+    return open_page()
