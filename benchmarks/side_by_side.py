@@ -22,7 +22,7 @@ from steering.models import ChatModel
 from steering.packed import PackedLinear, unpack
 from steering.preset_directions import preset_direction
 
-QUESTION = [{"role": "user", "content": "Explain to a curious neighbour how bread rises, and why kneading matters for it."}]
+QUESTION = [{"role": "user", "content": "Explain to a neighbour how bread rises, and why kneading matters."}]
 
 
 def generate_steps(model: ChatModel, tokens: int) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +161,8 @@ class ResidualReader:
                     raise
                 if size == 1:
                     raise OutOfMemoryError(
-                        "There is not enough memory to read even one example. Shorten the examples or choose a smaller model."
+                        "There is not enough memory to read even one example. Shorten the examples or choose a smaller "
+                        "model."
                     ) from error
                 size = max(1, size // 2)
                 self.notes.append(f"Memory ran out, so examples were read {size} at a time.")
@@ -216,10 +217,8 @@ class ResidualReader:
         with model.lock, ExitStack() as stack, torch.inference_mode():
             for block in model.architecture.blocks:
                 stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
-            try:
+            with suppress(_Enough):
                 model.model.base_model(input_ids=ids.to(model.device), cache=cache, use_cache=True)
-            except _Enough:
-                pass
         return torch.stack(layers, dim=2), torch.stack(norms, dim=2)
 
 
@@ -236,7 +235,7 @@ def _common_prefix(sequences: list[_Sequence]) -> int:
 
 
 def _positions_read(batch: list[_Sequence], shared: int, with_responses: bool) -> Tensor:
-    """Indices to gather, ``[batch, n_positions]``; with responses, weights of a mean, float32 ``[batch, 1, length]``."""
+    """Indices to gather, ``[batch, n_positions]``; with responses, weights of a mean, ``[batch, 1, length]``."""
     if not with_responses:
         return torch.tensor([list(range(s.first - shared, s.end - shared)) for s in batch])
     length = max(len(sequence.ids) for sequence in batch) - shared

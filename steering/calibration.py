@@ -90,7 +90,7 @@ def coefficient_range(
 
 
 def mean_negative_log_likelihood(model: ChatModel, messages: list[dict[str, str]], reply: list[int]) -> float:
-    """−mean log P(token | everything before it) of a reply under the model as it is, in nats; NaN for an empty reply."""
+    """−mean log P(token | what is before it) of a reply under the model as it is, in nats; NaN for an empty reply."""
     if not reply:
         return float("nan")
     prompt = model.encode(messages)

@@ -39,8 +39,8 @@ def fitted(model: ChatModel, messages: list[Message], max_new_tokens: int) -> tu
         later = next((i for i in range(1, len(turns)) if turns[i]["role"] == "user"), None)
         if later is None:
             raise SteeringError(
-                f"The message has {len(ids)} tokens with its surroundings; {model.label} takes {max(room, 0)} beside a reply of "
-                f"{max_new_tokens}. Shorten it, or ask for fewer new tokens."
+                f"The message has {len(ids)} tokens with its surroundings; {model.label} takes {max(room, 0)} beside a "
+                f"reply of {max_new_tokens}. Shorten it, or ask for fewer new tokens."
             )
         left_out += later
         turns = turns[later:]

@@ -33,7 +33,7 @@ def preferred_dtype(device: torch.device) -> torch.dtype:
 
 
 def preferred_threads() -> int:
-    """How many torch threads a decode step runs fastest with; measured at the first call on a machine, then remembered."""
+    """How many torch threads a decode step runs fastest with; measured once on a machine, then remembered."""
     return int(_remembered("threads", _measure_threads))
 
 

@@ -66,10 +66,9 @@ def make_preset_direction(model: ChatModel, data: ContrastSet, progress: Progres
 
 
 def _kept(model: ChatModel, name: str, data_sha256: str) -> Path:
-    known = re.sub(r"[^\w.-]", "_", model.name)[-60:]
-    return (
-        cache_folder() / "directions" / f"{known}-{model.revision[:12] or 'local'}-{name}-{data_sha256[:12]}.safetensors"
-    )
+    plain_name = re.sub(r"[^\w.-]", "_", model.name)[-60:]
+    known = f"{plain_name}-{model.revision[:12] or 'local'}-{name}-{data_sha256[:12]}"
+    return cache_folder() / "directions" / f"{known}.safetensors"
 
 
 def main() -> None:

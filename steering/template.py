@@ -1,4 +1,4 @@
-"""What a chat template puts around the user's text, found from the template itself rather than from a table of models."""
+"""What a chat template puts around the user's text, found from the template itself, not from a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ Message = dict[str, str]
 
 # Texts that end in different kinds of characters: a tokenizer that merges the user's last character with what
 # follows merges differently for each, so only tokens that come after any merge are common to all of them.
-_PROBES = ("Name a colour", "What is this?", "Stop.", "1 + 2 =", "(see above)", "Ça va, c'est là é", "a\tb: c", "…and “so”")
+_PROBES = (
+    "Name a colour",
+    "What is this?",
+    "Stop.",
+    "1 + 2 =",
+    "(see above)",
+    "Ça va, c'est là é",
+    "a\tb: c",
+    "…and “so”",
+)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], thinking: bool) -> str:

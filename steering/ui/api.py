@@ -9,7 +9,8 @@ import gradio as gr
 
 from steering.contrast import preset_names
 from steering.errors import SteeringError
-from steering.ui.chat import UNFORESEEN, Chat, logger, preset_strength
+from steering.ui.chat import UNFORESEEN, Chat, logger
+from steering.ui.ideas import preset_strength
 from steering.ui.layout import MESSAGE_LIMIT
 from steering.ui.turn import Tick, TurnRequest, checked_coefficient, turn_work
 
@@ -88,7 +89,9 @@ def _request(
     if not isinstance(message, str) or not message.strip():
         raise SteeringError("The message is empty. Write a question.")
     if len(message) > MESSAGE_LIMIT:
-        raise SteeringError(f"The message has {len(message)} characters; at most {MESSAGE_LIMIT} are taken. Shorten it.")
+        raise SteeringError(
+            f"The message has {len(message)} characters; at most {MESSAGE_LIMIT} are taken. Shorten it."
+        )
     if idea not in preset_names():
         raise SteeringError(f"There is no idea “{idea}”. Choose one of {', '.join(preset_names())}.")
     if not 1 <= max_new_tokens <= 512:

@@ -8,7 +8,17 @@ from typing import Any
 
 from steering.errors import Cancelled, SteeringError
 from steering.ui.engine import Engine
-from steering.ui.ideas import Strength, example_of, fits_model, idea_choices, is_own, questions_of, strength_of, title_of
+from steering.ui.ideas import (
+    Strength,
+    example_of,
+    fits_model,
+    idea_choices,
+    is_own,
+    preset_strength,
+    questions_of,
+    strength_of,
+    title_of,
+)
 from steering.ui.layout import MESSAGE_LIMIT, as_text
 from steering.ui.scope import idea_line, queued_message, state_line
 from steering.ui.session import Session, Turn
@@ -18,6 +28,7 @@ from steering.ui.worker import Job
 logger = logging.getLogger(__name__)
 
 FIRST_IDEA = "poetic"
+STOPPED_EARLY = "Stopped before the first word. Your question is back in the box."
 UNFORESEEN = "Something went wrong inside the program; its log says what. Ask again, or choose another idea."
 
 Messages = list[dict[str, str]]
@@ -66,12 +77,11 @@ class Chat:
         """The slider's range for the idea in view and the model in use."""
         model = self.engine.model
         if is_own(session.idea):
-            direction = session.own[session.idea]
-            return strength_of(direction.card, direction)
+            return strength_of(session.own[session.idea])
         if model is None or model.name == "bundled":
             return preset_strength(session.idea)
         known = self.engine.known_direction(session.idea)
-        return strength_of(known.card if known else None, known)
+        return strength_of(known) if known else Strength(1.0, 3.0, None)
 
     def choices(self, session: Session) -> list[tuple[str, str]]:
         model = self.engine.model
@@ -107,31 +117,36 @@ class Chat:
             request = self._request(session, question, strength, settings)
             yield self.view(session)
             session.job = job = self.engine.worker.submit(lambda job: turn_work(self.engine, request, job))
-            for note in self._follow(job, live):
+            for _ in self._follow(job, live):
                 if session.idea == idea:
                     session.log = live.log
                     yield self.view(session)
-            live.log += state_line("stopped" if job.stopped else "idle", note)
-            if any(live.replies):
-                session.conversation(idea).append(live)
-            else:
-                session.unanswered = question
+            live.log += self._ending(job, live)
         except Cancelled:
-            session.unanswered = question
-            live.log += state_line("stopped", "Stopped before the first word. Your question is back in the box.")
+            live.log += state_line("stopped", STOPPED_EARLY)
         except SteeringError as error:
-            session.unanswered = question
             live.log += state_line("error", str(error))
         except Exception:
             logger.exception("A turn failed")
-            session.unanswered = question
             live.log += state_line("error", UNFORESEEN)
         finally:
             session.stop()  # also when the page was closed in the middle
             session.live = session.job = session.dial = None
+        if any(live.replies):  # what was written stays, whatever ended it
+            session.conversation(idea).append(live)
+        else:
+            session.unanswered = question
         if session.idea == idea:
             session.log = live.log
         yield self.view(session)
+
+    @staticmethod
+    def _ending(job: Job, live: Turn) -> str:
+        if job.stopped:
+            return state_line("stopped", "" if any(live.replies) else STOPPED_EARLY)
+        if not any(live.replies):
+            return state_line("idle", "The model had nothing to say in any of the three answers. Ask it differently.")
+        return state_line("idle", live.note)
 
     def _request(self, session: Session, question: str, strength: float, settings: dict[str, Any]) -> TurnRequest:
         from steering.interventions import Dial
@@ -155,10 +170,9 @@ class Chat:
             thinking=bool(settings["thinking"]),
         )
 
-    def _follow(self, job: Job, live: Turn) -> Iterator[str]:
-        """Write a job's reports into the turn; yields, after each change, the sentence for the end ("" for the usual)."""
+    def _follow(self, job: Job, live: Turn) -> Iterator[None]:
+        """Write a job's reports into the turn; yields after each change."""
         waiting = ""
-        note = ""
         for report in job.reports():
             if report is None:
                 if job.started.is_set():
@@ -167,7 +181,7 @@ class Chat:
                 if words != waiting:
                     waiting = words
                     live.log += state_line("queued", words, button="Waiting…")
-                    yield note
+                    yield
             elif isinstance(report, Tick):
                 live.log += report.lines
                 if report.started:
@@ -177,13 +191,12 @@ class Chat:
                     live.log += state_line("running", rate=report.rate)
                     if report.left_out:
                         count = report.left_out
-                        note = f"Done. The oldest {count} messages did not fit any more and were left out."
-                yield note
+                        live.note = f"Done. The oldest {count} messages did not fit any more and were left out."
+                yield
             else:
                 what, done, total = report
                 live.log += state_line("prefill", f"Finding the direction, only once. {what}: {done / total:.0%}")
-                yield note
-        return note
+                yield
 
     # ------------------------------------------------------------------ going back
 
@@ -248,11 +261,5 @@ class Chat:
             session.log = self.rest_log(session)
         if not aside:
             return ""
-        return f"{', '.join(f'“{name}”' for name in aside)} was made for another model and is put aside; it comes back with it."
-
-
-def preset_strength(name: str) -> Strength:
-    """The measured range of a preset on the bundled model."""
-    from steering.contrast import preset_card
-
-    return strength_of(preset_card(name).get("bundled"))
+        names = ", ".join(f"“{name}”" for name in aside)
+        return f"{names} was made for another model and is put aside; it comes back with it."

@@ -101,7 +101,7 @@ class Engine:
             return
         except Exception:
             logger.exception("Loading %s failed", loading.source)
-            loading.error = f"{loading.label} could not be loaded; the log of the program says more. Choose another model."
+            loading.error = f"{loading.label} could not be loaded; the program's log says why. Choose another model."
             return
         self.worker.submit(lambda job: self._exchange(model))
 

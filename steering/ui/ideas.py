@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steering.contrast import preset_card, preset_names
+from steering.contrast import PRESETS, preset_card, preset_names
 from steering.ui.session import OWN, Session
 
 if TYPE_CHECKING:
@@ -35,17 +36,29 @@ class Strength:
         return 0.05 if self.end <= 5 else 0.1
 
 
-def strength_of(card: dict[str, Any] | None, direction: Direction | None = None) -> Strength:
-    """The slider's range from a direction's or a preset's ``strength`` entry, else from doses, else a plain one."""
-    measured = (card or {}).get("strength")
+def strength_of(direction: Direction) -> Strength:
+    """The slider's range for a direction: as measured, or else from doses."""
+    measured = direction.card.get("strength")
     if measured:
-        return Strength(
-            float(measured["start"]), float(measured["end"]), (float(measured["sweet"][0]), float(measured["sweet"][1]))
-        )
-    if direction is not None:
-        start, end = direction.coefficient(UNMEASURED_DOSE), direction.coefficient(UNMEASURED_END_DOSE)
-        return Strength(round(start / 0.05) * 0.05, max(0.5, round(end * 2) / 2), None)
-    return Strength(1.0, 3.0, None)
+        return _measured(measured)
+    start, end = direction.coefficient(UNMEASURED_DOSE), direction.coefficient(UNMEASURED_END_DOSE)
+    return Strength(round(start / 0.05) * 0.05, max(0.5, round(end * 2) / 2), None)
+
+
+def preset_strength(name: str) -> Strength:
+    """A preset's measured range on the bundled model, read without torch; the usual one if it was not measured."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(PRESETS / "directions" / f"{name}.safetensors", framework="numpy") as file:
+            return _measured(json.loads(file.metadata()["direction"])["card"]["strength"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return Strength(1.0, 3.0, None)
+
+
+def _measured(range_: dict[str, Any]) -> Strength:
+    first, last = range_["sweet"]
+    return Strength(float(range_["start"]), float(range_["end"]), (float(first), float(last)))
 
 
 def idea_choices(session: Session, model_name: str, model_revision: str) -> list[tuple[str, str]]:

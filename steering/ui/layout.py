@@ -91,8 +91,8 @@ def build_layout(
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
-    ``ideas`` and ``models`` are (label, value) pairs, ``models_left_out`` (label, reason); ``examples`` are four questions; ``log`` is the scope's first
-    value, at least an `idea_line` and a `state_line`.
+    ``ideas`` and ``models`` are (label, value) pairs, ``models_left_out`` (label, reason); ``examples`` are four
+    questions; ``log`` is the scope's first value, at least an `idea_line` and a `state_line`.
     """
     _fixed(markup.HEADER, "topwrap")
     with gr.Tabs(elem_id="tabs", selected="chat") as tabs:

@@ -13,7 +13,7 @@ from steering.contrast import ContrastSet, Limits
 from steering.contrast_files import FORMATS, read_rows
 from steering.errors import DirectionError
 from steering.ui.ideas import fits_model
-from steering.ui.make_markup import file_name
+from steering.ui.make_words import file_name
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
@@ -165,7 +165,7 @@ def load_direction(path: str, model: ChatModel) -> Direction:
             f"“{direction.name}” is too short to be of use (norm {direction.norm:.2g} where the model's own vectors "
             f"have {direction.mean_residual_norm:.2g}). Find it again."
         )
-    return replace(direction, card=sound_card(direction.card))
+    return replace(direction, card=sound_card(direction.card) | {"n_layers": model.n_layers})
 
 
 def sound_card(card: dict[str, Any]) -> dict[str, Any]:

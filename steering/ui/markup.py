@@ -62,7 +62,9 @@ def pane_head(variant: int, name: str) -> str:
 def models_left_out(models: Sequence[tuple[str, str]]) -> str:
     """The models of the catalogue that this machine cannot take, and why; a list on demand."""
     rows = "".join(f"<li><b>{_literal(name)}</b> {_literal(reason)}</li>" for name, reason in models)
-    return f'<details class="left-out"><summary>{len(models)} more are not offered here</summary><ul>{rows}</ul></details>'
+    return (
+        f'<details class="left-out"><summary>{len(models)} more are not offered here</summary><ul>{rows}</ul></details>'
+    )
 
 
 def _literal(text: str) -> str:

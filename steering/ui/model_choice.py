@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import sys
 
 import psutil
@@ -65,8 +64,6 @@ class ModelChoice:
         return f"{entry.label} ({size / 1e9:.1f} GB)" if size >= 1e9 else f"{entry.label} ({size / 1e6:.0f} MB)"
 
 
-
-
 def _free_memory() -> int:
-    """Bytes a model may take; the GPU's once torch is loaded, for loading it only to ask would keep the page waiting."""
+    """Bytes a model may take; the GPU's once torch is there, for loading it just to ask would keep the page waiting."""
     return free_memory() if "torch" in sys.modules else int(psutil.virtual_memory().available)

@@ -20,11 +20,12 @@ OWN = "own:"  # the key of an own direction is this and its number
 
 @dataclass
 class Turn:
-    """One question, the three replies to it, and the log of how they were written."""
+    """One question, the three replies to it, the log of how they were written, and what to say of it at the end."""
 
     question: str
     replies: list[str]
     log: str
+    note: str = ""
 
 
 @dataclass

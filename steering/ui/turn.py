@@ -156,5 +156,7 @@ def checked_coefficient(value: float | None) -> float:
         SteeringError: if it is not a finite number in the usable range.
     """
     if value is None or not -LARGEST_COEFFICIENT <= float(value) <= LARGEST_COEFFICIENT:
-        raise SteeringError(f"The strength must be a number up to {LARGEST_COEFFICIENT:g}. Move the slider and ask again.")
+        raise SteeringError(
+            f"The strength must be a number up to {LARGEST_COEFFICIENT:g}. Move the slider and ask again."
+        )
     return float(value)

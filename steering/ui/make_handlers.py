@@ -1,0 +1,279 @@
+"""What the controls of “Make a direction” do. They hold no torch: work goes to the model's thread (`make_work`)."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from steering.errors import Cancelled, SteeringError
+from steering.ui import make_card, make_markup, make_words
+from steering.ui.engine import Engine
+from steering.ui.ideas import fits_model
+from steering.ui.make_work import (
+    SEED,
+    Checked,
+    Found,
+    direction_at,
+    find,
+    load_direction,
+    missing_list,
+    read_set,
+    token_counter,
+    write_files,
+)
+from steering.ui.scope import ASSETS, queued_message
+from steering.ui.session import SESSIONS_KEPT, Session, Sessions
+from steering.ui.worker import Job
+
+if TYPE_CHECKING:
+    from steering.models import ChatModel
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = ASSETS / "samples" / "questions-about-the-sea.csv"
+SAMPLE_NAME = "The sea"
+LONGEST_NAME = 80
+UPDATE_EVERY = 0.2  # seconds
+UNFORESEEN = "Something went wrong inside the program; its log says what. Your texts are still here: try again."
+NO_TEXTS = "Give two lists of texts first, or use the sample."
+GONE = "Another model is in use now, and this direction was made for the one before. Find it again, or load its file."
+
+Updates = list[Any]
+
+
+@dataclass
+class Bench:
+    """What one visitor's tab needs beside the session: the set as checked, the running work, files to download."""
+
+    checked: Checked | None = None
+    default_name: str = ""
+    job: Job | None = None
+    folder: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="direction-")
+    )
+
+
+class MakeHandlers:
+    """What the tab's controls do; every function finds its visitor's session by the request."""
+
+    def __init__(self, engine: Engine, sessions: Sessions) -> None:
+        self.engine = engine
+        self.sessions = sessions
+        self._benches: OrderedDict[str, Bench] = OrderedDict()
+
+    # ------------------------------------------------------------------ the texts
+
+    def read(self, positive: str | None, negative: str | None, name: str, request: gr.Request) -> Updates:
+        session = self.sessions.of(request)
+        problem = hint = ""
+        try:
+            hint = missing_list(positive, negative)
+            if positive is not None and not hint:
+                self._keep(session, read_set(positive, negative, token_counter(self.engine.model)))
+        except SteeringError as error:
+            problem = str(error)
+        except Exception:
+            logger.exception("Reading a contrast set failed")
+            problem = UNFORESEEN
+        return self._given(session, name, problem, hint)
+
+    def use_sample(self, name: str, request: gr.Request) -> Updates:
+        session = self.sessions.of(request)
+        read = read_set(str(SAMPLE), None, token_counter(self.engine.model))
+        self._keep(session, read)
+        return [*self._given(session, name, default=SAMPLE_NAME), None, None]
+
+    def _keep(self, session: Session, read: Checked) -> None:
+        session.making.data = read.data
+        self._bench(session).checked = read
+
+    def _given(
+        self, session: Session, name: str, problem: str = "", hint: str = "", default: str | None = None
+    ) -> Updates:
+        """Step 2, and the name: a name typed by hand stays, a default one follows the file."""
+        bench = self._bench(session)
+        read = bench.checked
+        progress = "" if bench.job is None else gr.skip()  # how an earlier attempt ended does not matter any more
+        if read is None:
+            return [make_markup.check_html(None, "", [], problem, hint), name, progress]
+        suggested = default or make_words.default_name(read.data.name)
+        if not problem and not hint and name.strip() in ("", bench.default_name):
+            name = bench.default_name = suggested
+        split = make_markup.split_words(read.train, read.held_out)
+        return [make_markup.check_html(read.data, split, read.warnings, problem, hint), name, progress]
+
+    # ------------------------------------------------------------------ finding
+
+    def compute(self, name: str, request: gr.Request) -> Iterator[Updates]:
+        """Find the direction; yields the bar at least once a second until the card is there."""
+        session = self.sessions.of(request)
+        bench = self._bench(session)
+        if bench.job is not None:
+            yield [*self._running("Still working.", None), *self._result(session)]
+            return
+        name = name.strip()[:LONGEST_NAME] or bench.default_name or "My idea"
+        try:
+            model = self.engine.ready_model()
+            data = session.making.data
+            if data is None:
+                raise SteeringError(NO_TEXTS)
+            before = self._result(session)
+            waiting = [self._computing_card(name, data.has_responses, model), *before[1:]]
+            waiting[3] = gr.update(visible=False)
+            bench.job = job = self.engine.worker.submit(lambda job: find(self.engine, data, job))
+            found: Found | None = None
+            for news in self._follow(job):
+                if isinstance(news, Found):
+                    found = news
+                else:
+                    yield [*news, *waiting]
+            if found is None:
+                raise Cancelled
+            self._take(session, found, name)
+            outcome = make_markup.done_html("Found.", "its card says how well it tells texts apart")
+        except Cancelled:
+            outcome = make_markup.done_html("Cancelled.", "your texts are still here")
+        except SteeringError as error:
+            outcome = make_markup.problem_html(str(error))
+        except Exception:
+            logger.exception("Finding a direction failed")
+            outcome = make_markup.problem_html(UNFORESEEN)
+        finally:
+            if bench.job is not None and not bench.job.ended.is_set():
+                bench.job.stop()  # also when the page was closed in the middle
+            bench.job = None
+        yield [outcome, gr.update(visible=True), gr.update(visible=False), *self._result(session)]
+
+    def _follow(self, job: Job) -> Iterator[Updates | Found]:
+        """What to show while a job waits and works, at the end what it found; ends without it when given up in line."""
+        start: float | None = None
+        shown = 0.0
+        done, total = 0.0, 1.0
+        for report in job.reports():
+            now = time.monotonic()
+            if isinstance(report, Found):
+                yield report
+                continue
+            if report is not None:
+                _, done, total = report
+            if job.stopped and not job.started.is_set():
+                return
+            if now - shown < UPDATE_EVERY:
+                continue
+            shown = now
+            if job.stopped:
+                yield self._running("Cancelling…", done / total, can_cancel=False)
+            elif not job.started.is_set():
+                people = self.engine.worker.before(job)
+                waiting = queued_message(people, self.engine.worker.seconds_before(job)) if people else "Starting…"
+                yield self._running(waiting, None)
+            else:
+                start = start or now
+                left = make_words.time_left((now - start) * (total - done) / done) if done else ""
+                words = f"Reading text {min(int(done) + 1, int(total))} of {int(total)}"
+                yield self._running(words, done / total, left)
+
+    def _running(self, words: str, part: float | None, more: str = "", can_cancel: bool = True) -> Updates:
+        bar = make_markup.progress_html(part, words, more)
+        return [bar, gr.update(visible=False), gr.update(visible=True, interactive=can_cancel)]
+
+    def _take(self, session: Session, found: Found, name: str) -> None:
+        position, layer = found.suggested
+        making = session.making
+        making.direction = direction_at(found.candidates, found.separation, position, layer, name)
+        making.candidates, making.separation = found.candidates, found.separation
+
+    def _computing_card(self, name: str, has_responses: bool, model: ChatModel) -> str:
+        if has_responses:
+            return make_card.computing_card(name, [make_words.RESPONSE], {}, model.n_layers)
+        ids = model.post_instruction_tokens
+        tokens = {place - len(ids): model.tokenizer.decode([token]) for place, token in enumerate(ids)}
+        return make_card.computing_card(name, list(tokens), tokens, model.n_layers)
+
+    def cancel(self, request: gr.Request) -> None:
+        job = self._bench(self.sessions.of(request)).job
+        if job is not None:
+            job.stop()
+
+    # ------------------------------------------------------------------ choosing
+
+    def press(self, event: gr.EventData, request: gr.Request) -> Updates:
+        """A square was pressed."""
+        pressed = event._data if isinstance(event._data, dict) else {}
+        return self._choose(self.sessions.of(request), pressed.get("position"), pressed.get("layer"))
+
+    def pick(self, position: str | None, layer: float | None, request: gr.Request) -> Updates:
+        return self._choose(self.sessions.of(request), position, layer)
+
+    def _choose(self, session: Session, position: Any, layer: Any) -> Updates:
+        making = session.making
+        if making.candidates is None or making.separation is None or making.direction is None:
+            return self._result(session, GONE)
+        try:
+            making.direction = direction_at(
+                making.candidates, making.separation, int(position), int(layer), making.direction.name
+            )
+        except SteeringError as error:
+            return self._result(session, str(error))
+        except (TypeError, ValueError):  # not from our controls
+            return self._result(session)
+        return self._result(session)
+
+    def load(self, path: str | None, request: gr.Request) -> Updates:
+        """Take up a direction from a file; one that was made here before gives way to it."""
+        session = self.sessions.of(request)
+        if path is None:
+            return self._result(session)
+        try:
+            direction = load_direction(path, self.engine.ready_model())
+        except SteeringError as error:
+            return self._result(session, str(error))
+        except Exception:
+            logger.exception("Loading a direction failed")
+            return self._result(session, UNFORESEEN)
+        making = session.making
+        making.direction, making.candidates, making.separation = direction, None, None
+        return self._result(session)
+
+    def explain_use(self, request: gr.Request) -> str:
+        """Beside the page's own handler: why nothing happened, when the direction's model is not in use any more."""
+        direction, model = self.sessions.of(request).making.direction, self.engine.model
+        usable = direction is not None and model is not None and fits_model(direction, model.name, model.revision)
+        return make_markup.problem_html("" if usable else GONE)
+
+    # ------------------------------------------------------------------ what is shown
+
+    def _result(self, session: Session, problem: str = "") -> Updates:
+        """The card with its controls and files, as things stand, and a sentence about what did not work."""
+        making = session.making
+        direction, candidates, separation = making.direction, making.candidates, making.separation
+        note = make_markup.problem_html(problem)
+        if direction is None:
+            return [make_card.WELCOME, gr.update(), gr.update(), gr.update(visible=False), None, None, note]
+        weights, card_file = write_files(direction, Path(self._bench(session).folder.name))
+        shown = gr.update(visible=True)
+        if candidates is None or separation is None:
+            card = make_card.loaded_card(direction)
+            return [card, gr.update(), gr.update(), shown, weights, card_file, note]
+        tokens = make_card.tokens_of(candidates.card)
+        card = make_card.card_html(direction, separation, separation.suggested(), tokens, SEED)
+        places = [(make_words.position_words(place, tokens), str(place)) for place in candidates.positions]
+        position = gr.update(choices=places, value=str(direction.position))
+        layer = gr.update(maximum=candidates.n_layers - 1, value=direction.layer)
+        return [card, position, layer, shown, weights, card_file, note]
+
+    def _bench(self, session: Session) -> Bench:
+        bench = self._benches.pop(session.key, None) or Bench()
+        self._benches[session.key] = bench
+        while len(self._benches) > SESSIONS_KEPT:
+            _, oldest = self._benches.popitem(last=False)
+            oldest.folder.cleanup()
+        return bench
