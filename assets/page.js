@@ -113,7 +113,7 @@
     const box = document.querySelector('#message textarea');
     if (page.dataset.busy !== undefined || ['prefill', 'running'].includes(latest.state.state)) return true;
     if (box && box.value.trim()) return false;
-    complain('Write a question first, or pick one below.');
+    complain('Write a question first.');
     return true;
   }
 
@@ -232,7 +232,8 @@
 
   document.addEventListener('input', (event) => {
     if (event.target.closest('#message') && event.target.value.trim()) complain('');
-    if (event.target.closest('#strength')) showStrength();
+    // A number typed in the box reaches the slider only after this.
+    if (event.target.closest('#strength')) requestAnimationFrame(showStrength);
   }, true);
 
   document.addEventListener('scroll', (event) => {

@@ -25,7 +25,7 @@ NAMES = ("As it is", "Idea taken out", "Idea turned up")
 MESSAGE_LIMIT = 2000  # characters
 SETTINGS: dict[str, Any] = {
     "system_prompt": "",
-    "max_new_tokens": 200,
+    "max_new_tokens": 120,  # a small model that is steered begins to repeat itself in longer answers
     "temperature": 0.0,
     "top_p": 1.0,
     "repetition_penalty": 1.1,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from driving import PATIENCE, Server, chromium_path, set_number, start_server, wait_until_ready
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
 FAILED = Path(__file__).resolve().parents[1] / "screenshots" / "failed"
 SHORT = 24  # tokens; long enough for three answers to part
@@ -41,6 +41,10 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+# What Gradio's script writes when a page is left while its answer streams.
+LEAVING = ("AbortError: signal is aborted without reason", "Unexpected error Connection errored out.")
+
+
 class Watch:
     """What must not happen on a page: errors in its console, errors of its scripts, requests to other hosts."""
 
@@ -49,9 +53,13 @@ class Watch:
         self.problems: list[str] = []
 
     def follow(self, context: BrowserContext) -> None:
-        context.on("console", lambda line: line.type == "error" and self.problems.append(f"console: {line.text}"))
+        context.on("console", self._wrote)
         context.on("weberror", lambda error: self.problems.append(f"script: {error.error}"))
         context.on("request", self._requested)
+
+    def _wrote(self, line: ConsoleMessage) -> None:
+        if line.type == "error" and not line.text.startswith(LEAVING):
+            self.problems.append(f"console: {line.text}")
 
     def _requested(self, request: Request) -> None:
         address = urlsplit(request.url)

@@ -1,0 +1,265 @@
+"""The chat's handlers, with a real engine on tiny random models; the page itself is driven in tests/e2e."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from steering.directions import Direction
+from steering.ui.chat import FIRST_IDEA, Chat
+from steering.ui.engine import Engine, ModelOptions
+from steering.ui.layout import SETTINGS
+from steering.ui.scope import parse
+from steering.ui.session import OWN, Session, Sessions
+
+SHORT = SETTINGS | {"max_new_tokens": 8}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def engine(family_folder: Callable[[str], Path]) -> Engine:
+    engine = Engine(ModelOptions(device="cpu", dtype="float32"))
+    load(engine, family_folder("qwen3"))
+    return engine
+
+
+def load(engine: Engine, folder: Path) -> None:
+    threads = torch.get_num_threads()
+    assert engine.load(str(folder), folder.name)
+    wait_for(lambda: engine.loading is None)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session("visitor", FIRST_IDEA)
+
+
+@pytest.fixture
+def chat(engine: Engine) -> Chat:
+    return Chat(engine)
+
+
+def ask(chat: Chat, session: Session, question: str, strength: float = 1.0, settings: dict | None = None) -> list:
+    assert chat.accept(session, question) == ""
+    return list(chat.respond(session, strength, settings or SHORT))
+
+
+def states(session: Session) -> list[str]:
+    return [content["state"] for kind, content in parse(session.log) if kind == "S"]
+
+
+def test_a_question_brings_three_answers_and_the_log_of_every_token(chat: Chat, session: Session) -> None:
+    views = ask(chat, session, "What is rain?")
+    (turn,) = session.conversation(FIRST_IDEA)
+    assert turn.question == "What is rain?"
+    assert len(turn.replies) == 3
+    assert all(turn.replies)
+    tokens = [content for kind, content in parse(session.log) if kind == "T"]
+    for variant in range(3):
+        assert "".join(token[2] for token in tokens if token[1] == variant) == turn.replies[variant]
+    assert states(session)[0] == "prefill"
+    assert states(session)[-1] == "idle"
+    assert views[-1][0][1]["content"] == turn.replies[0].replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def test_a_second_question_continues_three_conversations(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?")
+    ask(chat, session, "And snow?")
+    histories = session.histories(FIRST_IDEA)
+    assert [[message["role"] for message in history] for history in histories] == [["user", "assistant"] * 2] * 3
+    assert len({history[1]["content"] for history in histories}) > 1
+
+
+def test_strength_zero_equals_the_baseline(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?", strength=0.0)
+    (turn,) = session.conversation(FIRST_IDEA)
+    assert turn.replies[0] == turn.replies[2]
+
+
+def test_the_opposite_has_minus_the_strength(chat: Chat, session: Session) -> None:
+    chat.opposite(session, "opposite")
+    ask(chat, session, "What is rain?", strength=2.0)
+    (header,) = [content for kind, content in parse(session.log) if kind == "H"]
+    assert header["coefficient"] == -2.0
+
+
+def test_stop_keeps_what_is_written(chat: Chat, session: Session) -> None:
+    chat.accept(session, "What is rain?")
+    running = chat.respond(session, 1.0, SETTINGS | {"max_new_tokens": 400})
+    for _ in running:
+        if session.live and any(session.live.replies):
+            session.stop()
+    (turn,) = session.conversation(FIRST_IDEA)
+    assert any(turn.replies)
+    assert states(session)[-1] == "stopped"
+    assert session.job is None
+
+
+def test_a_page_that_goes_away_ends_its_run(chat: Chat, session: Session) -> None:
+    chat.accept(session, "What is rain?")
+    running = chat.respond(session, 1.0, SETTINGS | {"max_new_tokens": 400})
+    for _ in running:
+        if session.live and any(session.live.replies):
+            break
+    job = session.job
+    assert job is not None
+    running.close()
+    wait_for(job.ended.is_set)
+    assert session.live is None
+
+
+def test_undo_gives_the_question_back_and_the_log_before_it(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?")
+    first = session.log
+    ask(chat, session, "And snow?")
+    assert chat.undo(session) == "And snow?"
+    assert session.log == first
+    assert chat.undo(session) == "What is rain?"
+    assert chat.undo(session) is None
+
+
+def test_another_try_repeats_the_question_with_other_dice(chat: Chat, session: Session) -> None:
+    sampled = SHORT | {"temperature": 1.0, "max_new_tokens": 24}
+    ask(chat, session, "What is rain?", settings=sampled)
+    before = session.conversation(FIRST_IDEA)[0].replies[0]
+    chat.accept_again(session)
+    list(chat.respond(session, 1.0, sampled))
+    (turn,) = session.conversation(FIRST_IDEA)
+    assert turn.question == "What is rain?"
+    assert turn.replies[0] != before
+
+
+def test_each_idea_has_its_own_conversation(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?")
+    chat.choose(session, "pirate")
+    assert chat.view(session)[0] == []
+    chat.choose(session, FIRST_IDEA)
+    assert chat.view(session)[0][0]["content"] == "What is rain?"
+
+
+def test_a_question_typed_by_hand_stays_when_the_idea_changes(chat: Chat, session: Session) -> None:
+    chat.choose(session, "pirate")
+    assert chat.question_for(session, "My own question") == "My own question"
+    assert chat.question_for(session, "Write a poem about the moon.") == "Greet me like a pirate captain."
+
+
+def test_an_error_is_a_sentence_and_gives_the_question_back(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?", strength=1e9)
+    state = [content for kind, content in parse(session.log) if kind == "S"][-1]
+    assert state["state"] == "error"
+    assert "strength" in state["message"]
+    assert session.unanswered == "What is rain?"
+    assert not session.is_busy
+    ask(chat, session, "What is rain?")
+    assert states(session)[-1] == "idle"
+
+
+def test_an_empty_question_is_not_accepted(chat: Chat, session: Session) -> None:
+    assert chat.accept(session, "  ") == "  "
+    assert session.pending == ""
+
+
+def test_markup_in_a_question_stays_text(chat: Chat, session: Session) -> None:
+    ask(chat, session, "<b>rain</b> & <img src=x>")
+    assert chat.view(session)[0][0]["content"] == "&lt;b&gt;rain&lt;/b&gt; &amp; &lt;img src=x&gt;"
+
+
+def test_two_visitors_at_once_get_what_each_gets_alone(chat: Chat) -> None:
+    alone = []
+    for idea in ("poetic", "pirate"):
+        visitor = Session("alone", idea)
+        ask(chat, visitor, "What is rain?")
+        alone.append(visitor.conversation(idea)[0].replies)
+    visitors = [Session(idea, idea) for idea in ("poetic", "pirate")]
+    threads = [threading.Thread(target=ask, args=(chat, visitor, "What is rain?")) for visitor in visitors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [visitor.conversation(visitor.idea)[0].replies for visitor in visitors] == alone
+
+
+def test_who_waits_is_told_their_place(chat: Chat, engine: Engine, session: Session) -> None:
+    go_on = threading.Event()
+    busy = engine.worker.submit(lambda job: go_on.wait(30) and None)
+    wait_for(busy.started.is_set)
+    chat.accept(session, "What is rain?")
+    running = chat.respond(session, 1.0, SHORT)
+    for _ in running:
+        if states(session)[-1] == "queued":
+            go_on.set()
+    queued = [content for kind, content in parse(session.log) if kind == "S" and content["state"] == "queued"]
+    assert "1 person is before you" in queued[0]["message"]
+    assert states(session)[-1] == "idle"
+
+
+@pytest.fixture
+def own(engine: Engine) -> Direction:
+    job = engine.worker.submit(lambda job: job.report(engine.preset_direction("pirate", lambda *_: None)))
+    return next(report for report in job.reports() if report is not None)
+
+
+def test_a_direction_of_another_model_is_put_aside_and_comes_back(
+    chat: Chat, engine: Engine, session: Session, own: Direction, family_folder: Callable[[str], Path]
+) -> None:
+    chat.put_aside(session)
+    key = session.add_own(own)
+    chat.choose(session, key)
+    assert session.idea == key
+    load(engine, family_folder("llama3"))
+    try:
+        words = chat.put_aside(session)
+        assert own.name in words
+        assert "put aside" in words
+        assert session.idea == FIRST_IDEA
+        assert key not in [choice for _, choice in chat.choices(session)]
+        ask(chat, session, "What is rain?")
+        assert states(session)[-1] == "idle"
+    finally:
+        load(engine, family_folder("qwen3"))
+    assert chat.put_aside(session) == ""
+    chat.choose(session, key)
+    assert session.idea.startswith(OWN)
+
+
+def test_the_old_model_answers_when_the_new_one_does_not_come(chat: Chat, engine: Engine, session: Session) -> None:
+    before = engine.model
+    assert engine.load("/no/such/folder/x.gguf", "Nothing")
+    wait_for(lambda: bool(engine.loading and engine.loading.error))
+    assert "no file" in engine.state_words
+    assert engine.model is before
+    ask(chat, session, "What is rain?")
+    assert states(session)[-1] == "idle"
+    engine.loading = None
+
+
+def test_sessions_are_bounded_and_forgotten() -> None:
+    class Request:
+        def __init__(self, session_hash: str) -> None:
+            self.session_hash = session_hash
+
+    sessions = Sessions(FIRST_IDEA)
+    first = sessions.of(Request("first"))
+    assert sessions.of(Request("first")) is first
+    sessions.close(Request("first"))
+    assert sessions.of(Request("first")) is not first
+    for number in range(250):
+        sessions.of(Request(str(number)))
+    assert len(sessions._sessions) == 200
+
+
+def test_settings_out_of_range_are_refused_or_bounded(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?", settings=SHORT | {"temperature": 99.0})
+    state = [content for kind, content in parse(session.log) if kind == "S"][-1]
+    assert state["state"] == "error"
+    assert "temperature" in state["message"]
