@@ -86,6 +86,10 @@
     if (value === 0) zone = 'none';
     else if (sweet) zone = value < sweet[0] ? 'weak' : value <= sweet[1] ? 'sweet' : 'breaks';
     zones.dataset.zone = zone;
+    const words = document.querySelector('#strength .head span, #strength label > span');
+    const dose = latest.idea && latest.idea.dose;
+    // In parts of the residual stream's usual length at that layer, so that strengths of two ideas can be compared.
+    if (words) words.dataset.dose = dose && value ? ` · ${(value * dose).toFixed(2)} of the stream` : '';
     const hint = zones.querySelector('.zone-hint');
     if (hint.textContent !== HINTS[zone]) hint.textContent = HINTS[zone];
     range.setAttribute('aria-describedby', 'zone-hint');

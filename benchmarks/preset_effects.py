@@ -77,7 +77,7 @@ def main() -> None:
             for question in data.card[kind]:
                 messages = [{"role": "user", "content": question}]
                 for step in stream_side_by_side(  # noqa: B007  the last step is what counts
-                    model, messages, variants, max_new_tokens=arguments.tokens, repetition_penalty=1.1
+                    model, messages, variants, max_new_tokens=arguments.tokens, repetition_penalty=1.15
                 ):
                     pass
                 ideas = [float("nan")] * len(variants)

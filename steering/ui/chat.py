@@ -70,6 +70,7 @@ class Chat:
             "Your idea" if is_own(session.idea) else title_of(session.idea, session),
             sweet=strength.sweet,
             end=strength.end,
+            dose=strength.dose,
             opposite=session.sign < 0,
         )
 

@@ -25,11 +25,12 @@ UNMEASURED_DOSE, UNMEASURED_END_DOSE = 0.35, 0.9
 
 @dataclass(frozen=True)
 class Strength:
-    """The slider for one direction: where it starts and ends, and the measured sweet spot, if it was measured."""
+    """The slider for one direction: where it starts and ends, the sweet spot if it was measured, and the dose of 1."""
 
     start: float
     end: float
     sweet: tuple[float, float] | None
+    dose: float | None = None
 
     @property
     def step(self) -> float:
@@ -40,9 +41,9 @@ def strength_of(direction: Direction) -> Strength:
     """The slider's range for a direction: as measured, or else from doses."""
     measured = direction.card.get("strength")
     if measured:
-        return _measured(measured)
+        return _measured(measured, direction.dose(1))
     start, end = direction.coefficient(UNMEASURED_DOSE), direction.coefficient(UNMEASURED_END_DOSE)
-    return Strength(round(start / 0.05) * 0.05, max(0.5, round(end * 2) / 2), None)
+    return Strength(round(start / 0.05) * 0.05, max(0.5, round(end * 2) / 2), None, direction.dose(1))
 
 
 def preset_strength(name: str) -> Strength:
@@ -51,14 +52,16 @@ def preset_strength(name: str) -> Strength:
 
     try:
         with safe_open(PRESETS / "directions" / f"{name}.safetensors", framework="numpy") as file:
-            return _measured(json.loads(file.metadata()["direction"])["card"]["strength"])
+            direction = json.loads(file.metadata()["direction"])
+            card = direction["card"]
+            return _measured(card["strength"], card["norm"] / direction["mean_residual_norm"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return Strength(1.0, 3.0, None)
 
 
-def _measured(range_: dict[str, Any]) -> Strength:
+def _measured(range_: dict[str, Any], dose: float) -> Strength:
     first, last = range_["sweet"]
-    return Strength(float(range_["start"]), float(range_["end"]), (float(first), float(last)))
+    return Strength(float(range_["start"]), float(range_["end"]), (float(first), float(last)), dose)
 
 
 def idea_choices(session: Session, model_name: str, model_revision: str) -> list[tuple[str, str]]:

@@ -25,10 +25,10 @@ NAMES = ("As it is", "Idea taken out", "Idea turned up")
 MESSAGE_LIMIT = 2000  # characters
 SETTINGS: dict[str, Any] = {
     "system_prompt": "",
-    "max_new_tokens": 120,  # a small model that is steered begins to repeat itself in longer answers
+    "max_new_tokens": 120,
     "temperature": 0.0,
     "top_p": 1.0,
-    "repetition_penalty": 1.1,
+    "repetition_penalty": 1.15,
     "seed": 0,
     "third_answer": "added",
     "removal": "centred",

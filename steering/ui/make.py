@@ -109,7 +109,7 @@ def _give() -> tuple[gr.File, gr.File, gr.Button]:
             f'{LIMITS.characters:,} characters each · <a href="gradio_api/file={SAMPLE}" download>the sample as a file'
             "</a></p>"
         )
-        gr.HTML(html_template=hint, js_on_load=None, apply_default_css=False, elem_id="make-limits")
+        gr.HTML(html_template=hint, js_on_load=_DROPS_SCRIPT, apply_default_css=False, elem_id="make-limits")
     return upload, negative, sample
 
 
@@ -154,11 +154,11 @@ def _attach(tab: MakeTab, handlers: MakeHandlers) -> None:
         handlers.compute,
         [tab.name],
         [tab.progress, tab.compute, tab.cancel, *result],
+        js=_FOCUS_CANCEL,
         show_progress="hidden",
         concurrency_limit=VISITORS_AT_ONCE,
         api_visibility="private",
     )
-    tab.compute.click(None, None, None, js=_FOCUS_CANCEL, **_SHORT)
     finding.then(None, None, None, js=_FOCUS_COMPUTE, **_SHORT)
     tab.cancel.click(handlers.cancel, None, None, queue=False, show_progress="hidden", api_visibility="private")
     tab.card.select(handlers.press, None, result, **_SHORT)
@@ -198,19 +198,40 @@ element.addEventListener('toggle', (event) => { if (event.target.matches('detail
 watch('value', () => {
   const details = element.querySelector('details');
   if (details) details.open = open;
+  const box = element.querySelector('.squares-box');
+  const chosen = element.querySelector('td.chosen');
+  if (box && chosen && box.scrollWidth > box.clientWidth) box.scrollLeft = chosen.offsetLeft - box.clientWidth / 2;
 });
 """
 
 
+# Gradio gives every box for files the same name; here each says what it is for. They are mounted anew now and then.
+_DROPS_SCRIPT = """
+const tab = element.closest('.make');
+const name = () => {
+  for (const box of tab.querySelectorAll('.drop')) {
+    const button = box.querySelector('button.upload-container');
+    const label = box.querySelector('[data-testid=block-label]');
+    if (!button || !label) continue;
+    const words = `${label.textContent.trim()}: ${button.innerText.trim()}`;
+    if (button.getAttribute('aria-label') !== words) button.setAttribute('aria-label', words);
+  }
+};
+new MutationObserver(name).observe(tab, { childList: true, subtree: true });
+name();
+"""
+
 # “Find the direction” and “Cancel” take turns: whoever pressed one with the keyboard goes on at the other.
-_FOCUS_CANCEL = """() => {
+_FOCUS_CANCEL = """(...inputs) => {
   const end = performance.now() + 3000;
   const look = () => {
     const cancel = document.getElementById('cancel-compute');
-    if (cancel) { if (document.activeElement === document.body) cancel.focus(); }
-    else if (performance.now() < end) requestAnimationFrame(look);
+    if (cancel && !document.getElementById('compute')) {
+      if (document.activeElement === document.body) cancel.focus();
+    } else if (performance.now() < end) requestAnimationFrame(look);
   };
   requestAnimationFrame(look);
+  return inputs;
 }"""
 _FOCUS_COMPUTE = """() => requestAnimationFrame(() => {
   if (document.activeElement === document.body) document.getElementById('compute')?.focus({ preventScroll: true });

@@ -166,7 +166,8 @@ def _squares(
 ) -> str:
     names = named_layers(n_layers, chosen)
     head = "".join(
-        f'<th scope="col"{" class=chosen" if layer == chosen else ""}>{layer if layer in names else ""}</th>'
+        f'<th scope="col"{" class=chosen" if layer == chosen else ""}>'
+        f"{layer if layer in names else _unseen(layer)}</th>"
         for layer in range(n_layers)
     )
     rows = "".join(
@@ -177,6 +178,11 @@ def _squares(
         '<div class="squares-box"><table class="squares" aria-label="How well each place tells the two sides apart">'
         f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
+
+
+def _unseen(layer: int) -> str:
+    """A column's number for screen readers alone."""
+    return f'<i class="unseen">{layer}</i>'
 
 
 def _row_head(position: int, tokens: Mapping[int, str]) -> str:

@@ -138,9 +138,9 @@ class MakeHandlers:
             if found is None:
                 raise Cancelled
             self._take(session, found, name)
-            outcome = make_markup.done_html("Found.", "its card says how well it tells texts apart")
+            outcome = make_markup.done_html("Found.", "Its card says how well it tells texts apart.")
         except Cancelled:
-            outcome = make_markup.done_html("Cancelled.", "your texts are still here")
+            outcome = make_markup.done_html("Cancelled.", "Your texts are still here.")
         except SteeringError as error:
             outcome = make_markup.problem_html(str(error))
         except Exception:

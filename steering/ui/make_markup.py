@@ -91,7 +91,6 @@ def progress_html(part: float | None, words: str, more: str = "") -> str:
     return f'{bar}<p class="progress-words"><b>{escaped(words)}</b>{after}</p>'
 
 
-def done_html(words: str, more: str = "") -> str:
+def done_html(words: str, more: str) -> str:
     """How finding a direction ended, when nothing is wrong; screen readers speak it."""
-    after = f" · {escaped(more)}" if more else ""
-    return f'<p class="progress-words" role="status"><b>{escaped(words)}</b>{after}</p>'
+    return f'<p class="progress-words" role="status"><b>{escaped(words)}</b> {escaped(more)}</p>'

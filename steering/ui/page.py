@@ -45,7 +45,9 @@ def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
             strength=first.start,
             strength_maximum=first.end,
             strength_step=first.step,
-            log=idea_line(title_of(FIRST_IDEA, Session("", FIRST_IDEA)), sweet=first.sweet, end=first.end)
+            log=idea_line(
+                title_of(FIRST_IDEA, Session("", FIRST_IDEA)), sweet=first.sweet, end=first.end, dose=first.dose
+            )
             + _loading_line(engine),
         )
         make = build_make_tab(components, engine, sessions)

@@ -8,7 +8,8 @@ the drawing anew, so a new turn begins a new log.
 line                                         meaning
 ===========================================  =======================================================================
 ``H|{json}``                                 a run: ``run, layers, layer, max_new_tokens, coefficient`` (`header`)
-``I|{json}``                                 names and strength zones: ``names, short, added, sweet, end``
+``I|{json}``                                 names and strength zones: ``names, short, added, sweet, end,
+                                             dose``
                                              (`idea_line`); may be sent without a run, for example when another idea
                                              is chosen
 ``S|{json}``                                 ``state, message, rate, button`` (`state_line`); absent keys are empty
@@ -54,14 +55,19 @@ def header(
 
 
 def idea_line(
-    idea: str, *, sweet: tuple[float, float] | None = None, end: float | None = None, opposite: bool = False
+    idea: str,
+    *,
+    sweet: tuple[float, float] | None = None,
+    end: float | None = None,
+    dose: float | None = None,
+    opposite: bool = False,
 ) -> str:
     """Names of the three answers and the strength zones.
 
     ``idea`` is the preset's title, for example "The sea", or "Your idea". ``sweet`` is the measured sweet spot in
     units of the coefficient; the text breaks above its upper end. ``end`` is the right end of the slider (also set
     ``maximum`` of the Slider to it). Without ``sweet`` the page shows a plain track and says that this direction was
-    not measured. ``opposite``: the third answer has minus the direction added.
+    not measured. ``dose`` is how long a coefficient of 1 is, in parts of the stream's usual length. ``opposite``: the third answer has minus the direction added.
     """
     added = f"{idea}: its opposite" if opposite else f"{idea} turned up"
     return _json_line(
@@ -71,6 +77,7 @@ def idea_line(
         added="its opposite added here" if opposite else "turned up here",
         sweet=None if sweet is None else list(sweet),
         end=end,
+        dose=None if dose is None else round(dose, 4),
     )
 
 

@@ -41,7 +41,7 @@ class TurnRequest:
     max_new_tokens: int = 200
     temperature: float = 0.0
     top_p: float = 1.0
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.15
     seed: int = 0
     removal: str = "centred"
     thinking: bool = False

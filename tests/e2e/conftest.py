@@ -8,8 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from driving import PATIENCE, Server, chromium_path, set_number, start_server, wait_until_ready
+from driving import PATIENCE, set_number, wait_until_ready
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+from benchmarks.running_app import CHROMIUM_OPTIONS, Server, chromium_path, start_server
 
 FAILED = Path(__file__).resolve().parents[1] / "screenshots" / "failed"
 SHORT = 24  # tokens; long enough for three answers to part
@@ -34,9 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=chromium_path(playwright), args=["--no-sandbox", "--disable-background-networking"]
-        )
+        chromium = playwright.chromium.launch(executable_path=chromium_path(playwright), args=CHROMIUM_OPTIONS)
         yield chromium
         chromium.close()
 

@@ -12,8 +12,6 @@ import pytest
 from driving import (
     PANES,
     PATIENCE,
-    ROOT,
-    Server,
     answers,
     ask,
     begin,
@@ -27,7 +25,6 @@ from driving import (
     set_system_prompt,
     shades_on_map,
     sideways,
-    start_server,
     status,
     stop,
     wait_for_new_run,
@@ -40,6 +37,8 @@ from driving import (
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Page, expect
+
+from benchmarks.running_app import ROOT, Server, start_server
 
 OpenPage = Callable[..., Page]
 QUESTION = "Tell me about rivers."
@@ -136,7 +135,7 @@ def test_stop_keeps_what_is_written(page: Page) -> None:
     assert [replies(page, pane)[0] for pane in PANES] == kept
 
 
-def test_stop_before_the_first_word_gives_the_question_back(open_page: OpenPage) -> None:
+def test_waiting_for_someone_else(open_page: OpenPage) -> None:
     waiting, other = open_page(), open_page()
     set_number(other, "Longest answer", 512)
     begin(other, QUESTION)
@@ -174,7 +173,7 @@ def test_try_again_undo_edit_clear(page: Page) -> None:
     page.locator("#undo").click()
     wait_for_questions(page, 1)
     assert answers(page) == first
-    assert status(page).startswith("Done. ")
+    assert page.locator("#scope").get_attribute("data-tokens") == "24"
 
     page.locator("#edit").click()
     wait_for_questions(page, 0)
@@ -185,7 +184,7 @@ def test_try_again_undo_edit_clear(page: Page) -> None:
     assert all(questions(page, pane) == ["What is a brook?"] for pane in PANES)
     page.locator("#clear").click()
     wait_for_questions(page, 0)
-    assert status(page) == "Ready. Ask a question, or pick one."
+    expect(page.locator("#status-words")).to_have_text("Ready. Ask a question, or pick one.")
     # Nothing is left to go back to, and nothing breaks.
     for button in ("#retry", "#undo", "#edit", "#clear"):
         page.locator(button).click()
@@ -233,7 +232,11 @@ def test_seed_makes_a_run_repeat(page: Page) -> None:
     assert answers(page)[0] != runs[2][0]  # trying again throws other dice
 
 
-def test_system_prompt_and_reset(page: Page) -> None:
+def test_system_prompt_and_reset(open_page: OpenPage) -> None:
+    page = open_page(short=False)
+    longest = page.locator("#settings").get_by_label("number input for Longest answer")
+    usual = longest.input_value()
+    set_number(page, "Longest answer", 20)
     plain = ask(page, "Where do you live?")
     page.locator("#clear").click()
     wait_for_questions(page, 0)
@@ -242,7 +245,7 @@ def test_system_prompt_and_reset(page: Page) -> None:
     with_settings(page, True)
     page.locator("#reset-settings").click()
     expect(page.locator("#system-prompt textarea")).to_have_value("")
-    expect(page.locator("#settings").get_by_label("number input for Longest answer")).to_have_value("200")
+    expect(longest).to_have_value(usual)
 
 
 def test_longest_answer(page: Page) -> None:
@@ -517,7 +520,6 @@ def test_steer_endpoint(server: Server, page: Page) -> None:
     assert last["tokens"] == dict.fromkeys(PANES, 24)
     assert isinstance(last["layer"], int)
     # The page and the endpoint are one thing.
-    set_number(page, "Repetition penalty", 1.1)
     assert [last["texts"][pane].strip() for pane in PANES] == [text.strip() for text in ask(page, QUESTION)]
     with pytest.raises(AppError, match="There is no idea “happiness”"):
         client.predict(QUESTION, "happiness", api_name="/steer")

@@ -1,0 +1,275 @@
+"""What the page costs: time from the server's tick to the drawing in the browser, bytes a tick, and decode speed.
+
+The real program and a real Chromium on this machine, the bundled model. A tick's time runs from the moment the
+handler gives it to Gradio until the browser's frame after the one that drew it; it is taken twice, for the map with
+the status line (the scope's token counter) and for the third answer's text. Decode speed is measured in turn with a
+process that writes the same three replies without a page.
+
+    python -m benchmarks.page_latency [--rounds 5] [--tokens 120]
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from playwright.sync_api import Page, Response, sync_playwright
+
+from benchmarks.machine import print_machine
+from benchmarks.running_app import (
+    CHROMIUM_OPTIONS,
+    ROOT,
+    ask,
+    chromium_path,
+    set_number,
+    start_server,
+    wait_until_ready,
+)
+
+QUESTION = "Explain to a curious neighbour how bread rises, and why kneading matters for it."
+IDEA = "poetic"  # the one in view when the page is opened
+
+# Server and browser read the same clock. A drawing can be seen in the frame after it.
+WATCH = """() => {
+  const scope = document.querySelector('#scope');
+  const now = () => (performance.timeOrigin + performance.now()) / 1000;
+  const note = (list, size) => requestAnimationFrame(() => list.push([now(), size]));
+  window.drawn = { map: [], text: [] };
+  new MutationObserver(() => note(drawn.map, Number(scope.dataset.tokens)))
+    .observe(scope, { attributeFilter: ['data-tokens'] });
+  new MutationObserver(() => {
+    const answers = document.querySelectorAll('#pane-added .bot .message-content');
+    if (answers.length) note(drawn.text, answers[answers.length - 1].textContent.trim().length);
+  }).observe(document.querySelector('#pane-added'), { childList: true, characterData: true, subtree: true });
+}"""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the server gave at a time: tokens of the longest answer, characters of the third."""
+
+    time: float
+    tokens: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One question on the page; delays in seconds, sizes in bytes on the wire."""
+
+    map_delays: list[float]
+    text_delays: list[float]
+    tick_bytes: list[int]
+    last_bytes: int
+    steps_per_second: float
+    ticks_per_second: float
+
+
+# ---------------------------------------------------------------- the server's side
+
+
+def serve(ticks_path: str, options: list[str]) -> None:
+    """Run the program, and write down when its handler gave which tick to Gradio."""
+    from steering.ui import page
+    from steering.ui.chat import Chat
+
+    respond = Chat.respond
+    ticks = Path(ticks_path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115  written until the program ends
+
+    def noted(self: Chat, *arguments: Any) -> Iterator[Any]:
+        for view in respond(self, *arguments):
+            text = html.unescape(view[2][-1]["content"]).strip() if view[2] else ""
+            ticks.write(json.dumps([time.time(), _newest_token(view[3]), len(text)]) + "\n")
+            yield view
+
+    Chat.respond = noted  # type: ignore[method-assign]
+    page.serve(options)
+
+
+def _newest_token(log: str) -> int:
+    at = log.rfind("\nT|")
+    return int(log[at + 3 :].split("|", 1)[0]) if at >= 0 else 0
+
+
+def write_without_page(tokens: int) -> None:
+    """For each line on the standard input write the same replies, and print the steps a second."""
+    import torch
+
+    from steering import Variant, load_model, stream_side_by_side
+    from steering.interventions import Dial
+    from steering.machine import preferred_threads
+    from steering.preset_directions import preset_direction
+    from steering.ui.chat import preset_strength
+
+    torch.set_num_threads(preferred_threads())
+    model = load_model("bundled", device="cpu")
+    direction = preset_direction(model, IDEA)
+    dial = Dial(preset_strength(IDEA).start)
+    variants = [Variant.baseline(), Variant.ablated(direction), Variant.added(direction, dial)]
+    question = [{"role": "user", "content": QUESTION}]
+    for _ in sys.stdin:
+        steps = stream_side_by_side(
+            model, question, variants, max_new_tokens=tokens, repetition_penalty=1.1, probe=direction
+        )
+        next(steps)
+        start = time.perf_counter()
+        count = sum(1 for _ in steps)
+        print(count / (time.perf_counter() - start), flush=True)
+
+
+# ---------------------------------------------------------------- the browser's side
+
+
+def run_on_page(page: Page, ticks_path: Path) -> Run:
+    """Ask once, and put the server's ticks beside what the browser drew."""
+    ticks_path.write_text("")
+    streams: list[Response] = []
+
+    def received(response: Response) -> None:
+        if "/queue/data" in response.url:
+            streams.append(response)
+
+    page.on("response", received)
+    page.evaluate(WATCH)
+    ask(page, QUESTION)
+    page.wait_for_function("!document.querySelector('#ask').hidden")
+    drawn = page.evaluate("drawn")
+    page.remove_listener("response", received)
+    ticks = [Tick(*json.loads(line)) for line in ticks_path.read_text().splitlines()]
+    ticks = [tick for tick in ticks if tick.tokens]
+    sizes, last = _message_sizes(streams[-1].text())
+    page.locator("#clear").click()
+    page.wait_for_function("!document.querySelector('#panes .message-content')")
+    whole = ticks[-1].time - ticks[0].time
+    return Run(
+        map_delays=_delays([(tick.time, tick.tokens) for tick in ticks], drawn["map"]),
+        text_delays=_delays([(tick.time, tick.characters) for tick in ticks], drawn["text"]),
+        tick_bytes=sizes,
+        last_bytes=last,
+        steps_per_second=(ticks[-1].tokens - ticks[0].tokens) / whole,
+        ticks_per_second=(len({tick.tokens for tick in ticks}) - 1) / whole,
+    )
+
+
+def _delays(given: list[tuple[float, int]], drawn: list[list[float]]) -> list[float]:
+    """For each tick that brought something new, the seconds until as much or more was drawn."""
+    delays, before = [], 0
+    for moment, size in given:
+        if size <= before:
+            continue
+        before = size
+        delays.append(next(shown for shown, shown_size in drawn if shown_size >= size) - moment)
+    return delays
+
+
+def _message_sizes(stream: str) -> tuple[list[int], int]:
+    """Bytes of each tick's message of an event stream, and of the last, which has every output whole."""
+    ticks, last = [], 0
+    for message in stream.split("\n\n"):
+        kind = json.loads(message.partition("data:")[2] or "{}").get("msg")
+        size = len(message.encode()) + 2
+        if kind == "process_generating":
+            ticks.append(size)
+        elif kind == "process_completed":
+            last = size
+    return ticks[1:], last  # the first sets the question, before any token
+
+
+# ---------------------------------------------------------------- both in turn
+
+
+def measure(rounds: int, tokens: int) -> tuple[list[Run], list[float]]:
+    """Runs on the page and steps a second without it, in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        ticks_path = Path(folder) / "ticks.jsonl"
+        command = ("-m", "benchmarks.page_latency", "--serve", str(ticks_path))
+        server = start_server(Path(folder) / "app.log", command=command)
+        plain = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.page_latency", "--without-page", "--tokens", str(tokens)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        try:
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=chromium_path(playwright), args=CHROMIUM_OPTIONS)
+                page = browser.new_page(viewport={"width": 1360, "height": 900})
+                page.goto(server.url)
+                wait_until_ready(page)
+                set_number(page, "Longest answer", tokens)
+                runs, rates = [], []
+                for turn in range(rounds + 1):
+                    run, rate = run_on_page(page, ticks_path), _rate(plain)
+                    if turn:  # the first is for warming up
+                        runs.append(run)
+                        rates.append(rate)
+                browser.close()
+        finally:
+            server.stop()
+            plain.kill()
+            plain.wait()
+    return runs, rates
+
+
+def _rate(plain: subprocess.Popen[str]) -> float:
+    assert plain.stdin is not None
+    assert plain.stdout is not None
+    plain.stdin.write("once\n")
+    plain.stdin.flush()
+    return float(plain.stdout.readline())
+
+
+def report(runs: list[Run], rates: list[float]) -> None:
+    """Print the tables."""
+    print("| from tick to drawn, ms | p50 | p95 | max | ticks |\n| --- | --- | --- | --- | --- |")
+    for name, delays in {
+        "map, chart, status": [delay for run in runs for delay in run.map_delays],
+        "third answer's text": [delay for run in runs for delay in run.text_delays],
+    }.items():
+        p50, p95 = median(delays), quantiles(delays, n=20)[-1]
+        print(f"| {name} | {p50 * 1e3:.0f} | {p95 * 1e3:.0f} | {max(delays) * 1e3:.0f} | {len(delays)} |")
+    sizes = [size for run in runs for size in run.tick_bytes]
+    print("\n| bytes | p50 | p95 | max |\n| --- | --- | --- | --- |")
+    print(f"| a tick | {median(sizes):.0f} | {quantiles(sizes, n=20)[-1]:.0f} | {max(sizes)} |")
+    last = [run.last_bytes for run in runs]
+    print(f"| the closing message, once a run | {median(last):.0f} | | {max(last)} |")
+    print(f"\nticks a second: {median(run.ticks_per_second for run in runs):.1f}")
+    with_page = [run.steps_per_second for run in runs]
+    share = median(mine / other for mine, other in zip(with_page, rates, strict=True))
+    print("\n| decode | steps/s |\n| --- | --- |")
+    print(
+        f"| without a page | {median(rates):.1f} |\n| in the page, Chromium on the same machine | {median(with_page):.1f} |"
+    )
+    print(f"\nThe page costs {100 * (1 - share):.1f} % of decode speed (median of {len(runs)} rounds).")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=120)
+    parser.add_argument("--serve", metavar="TICKS", help=argparse.SUPPRESS)
+    parser.add_argument("--without-page", action="store_true", help=argparse.SUPPRESS)
+    arguments, others = parser.parse_known_args()
+    if arguments.serve:
+        serve(arguments.serve, others)
+    elif arguments.without_page:
+        write_without_page(arguments.tokens)
+    else:
+        print_machine()
+        print(f"rounds {arguments.rounds}, {arguments.tokens} tokens\n", flush=True)
+        report(*measure(arguments.rounds, arguments.tokens))
+
+
+if __name__ == "__main__":
+    main()
