@@ -62,7 +62,12 @@ class Separation:
 
 
 def separation(
-    model: ChatModel, candidates: Candidates, held_out: ContrastSet, *, progress: Progress = silent
+    model: ChatModel,
+    candidates: Candidates,
+    held_out: ContrastSet,
+    *,
+    batch_size: int = 32,
+    progress: Progress = silent,
 ) -> Separation:
     """Project held-out examples onto every candidate.
 
@@ -71,7 +76,9 @@ def separation(
     from scipy.stats import mannwhitneyu
 
     examples = [*held_out.positive, *held_out.negative]
-    read = residuals(model, examples, progress=progress)  # [examples, positions, layers, d_model]
+    read = residuals(
+        model, examples, batch_size=batch_size, progress=progress
+    )  # [examples, positions, layers, d_model]
     n_positive = len(held_out.positive)
     norms = candidates.vectors.norm(dim=-1)
     units = candidates.vectors / norms.clamp_min(1e-12)[..., None]

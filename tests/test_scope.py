@@ -128,6 +128,7 @@ def test_templates_hold_nothing_that_gradio_would_fill_in() -> None:
             model="bundled",
             strength=1.0,
             strength_maximum=3.0,
+            models_left_out=[("{{value}} ${value}", "<b>too large</b>")],
             log=idea_line("The sea") + state_line("idle"),
         )
     templates = [block.html_template for block in page.blocks.values() if isinstance(block, gr.HTML)]

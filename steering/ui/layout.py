@@ -170,7 +170,7 @@ def page_options() -> dict[str, Any]:
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return {
         "theme": InkOnPaper(),
-        "css": (ASSETS / "page.css").read_text(encoding="utf-8"),
+        "css": "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css")),
         "head": f'<meta name="description" content="{markup.DESCRIPTION}">\n<style>\n{frame}\n</style>\n'
         f"<script>\n{script}\n</script>\n",
         "favicon_path": ASSETS / "favicon.svg",

@@ -101,7 +101,9 @@ def find(engine: Engine, data: ContrastSet, job: Job) -> None:
     candidates = difference_in_means(
         model, train, batch_size=batch_size(data), progress=_part_of(job.progress, 0, total)
     )
-    measured = separation(model, candidates, held_out, progress=_part_of(job.progress, n_train, total))
+    measured = separation(
+        model, candidates, held_out, batch_size=batch_size(data), progress=_part_of(job.progress, n_train, total)
+    )
     card = candidates.card | {
         "data": data.name,
         "data_sha256": data.sha256,

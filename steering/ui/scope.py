@@ -67,7 +67,8 @@ def idea_line(
     ``idea`` is the preset's title, for example "The sea", or "Your idea". ``sweet`` is the measured sweet spot in
     units of the coefficient; the text breaks above its upper end. ``end`` is the right end of the slider (also set
     ``maximum`` of the Slider to it). Without ``sweet`` the page shows a plain track and says that this direction was
-    not measured. ``dose`` is how long a coefficient of 1 is, in parts of the stream's usual length. ``opposite``: the third answer has minus the direction added.
+    not measured. ``dose`` is how long a coefficient of 1 is, in parts of the stream's usual length. ``opposite``: the
+    third answer has minus the direction added.
     """
     added = f"{idea}: its opposite" if opposite else f"{idea} turned up"
     return _json_line(
