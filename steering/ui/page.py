@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# Every length of prompt has kernels of its own, and oneDNN keeps 1,024 of them, some 100 MB, which are seldom asked for
+# again: a decode step needs about ten. Read when torch first multiplies.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
-import gradio as gr  # the setting above must come first
+import gradio as gr  # the settings above must come first
 
 from steering.ui.api import steer_endpoint
 from steering.ui.chat import FIRST_IDEA, Chat

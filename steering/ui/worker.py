@@ -6,6 +6,7 @@ nothing of torch runs in the page's own threads.
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import threading
 import time
@@ -123,7 +124,16 @@ class Worker:
                 job = self._line[0]
             start = time.monotonic()
             job.run()
+            _give_memory_back()
             with self._change:
                 self._line.popleft()
                 if not job.stopped:
                     self._durations.append(time.monotonic() - start)
+
+
+def _give_memory_back() -> None:
+    """Hand what was freed back to the system: glibc keeps it, in pieces, and the program would grow with every turn."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
