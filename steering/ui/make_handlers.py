@@ -211,7 +211,12 @@ class MakeHandlers:
         return self._choose(self.sessions.of(request), pressed.get("position"), pressed.get("layer"))
 
     def pick(self, position: str | None, layer: float | None, request: gr.Request) -> Updates:
-        return self._choose(self.sessions.of(request), position, layer)
+        """One of the two controls was moved. A control put back after a refusal says so too: that changes nothing."""
+        session = self.sessions.of(request)
+        direction = session.making.direction
+        if direction is not None and (str(direction.position), direction.layer) == (position, layer):
+            return [gr.skip()] * 7
+        return self._choose(session, position, layer)
 
     def _choose(self, session: Session, position: Any, layer: Any) -> Updates:
         making = session.making
