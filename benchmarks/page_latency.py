@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from playwright.sync_api import Page, Response, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.machine import print_machine
 from benchmarks.running_app import (
@@ -65,11 +65,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class Run:
-    """One question on the page; delays in seconds, sizes in bytes on the wire."""
+    """One question on the page; delays in seconds, sizes in bytes of the event stream.
+
+    The closing message, once a run, has every output whole; ``bytes_per_tick`` is of all others.
+    """
 
     map_delays: list[float]
     text_delays: list[float]
-    tick_bytes: list[int]
+    bytes_per_tick: float
     last_bytes: int
     steps_per_second: float
     ticks_per_second: float
@@ -133,29 +136,27 @@ def write_without_page(tokens: int) -> None:
 def run_on_page(page: Page, ticks_path: Path) -> Run:
     """Ask once, and put the server's ticks beside what the browser drew."""
     ticks_path.write_text("")
-    streams: list[Response] = []
-
-    def received(response: Response) -> None:
-        if "/queue/data" in response.url:
-            streams.append(response)
-
-    page.on("response", received)
+    chunks: list[int] = []
+    streams: set[str] = set()
+    wire = page.context.new_cdp_session(page)
+    wire.on("Network.responseReceived", lambda event: _note_stream(event, streams))
+    wire.on("Network.dataReceived", lambda event: event["requestId"] in streams and chunks.append(event["dataLength"]))
+    wire.send("Network.enable")
     page.evaluate(WATCH)
     ask(page, QUESTION)
-    page.wait_for_function("!document.querySelector('#ask').hidden")
+    page.locator("#ask").wait_for(state="visible")
     drawn = page.evaluate("drawn")
-    page.remove_listener("response", received)
+    wire.detach()
     ticks = [Tick(*json.loads(line)) for line in ticks_path.read_text().splitlines()]
     ticks = [tick for tick in ticks if tick.tokens]
-    sizes, last = _message_sizes(streams[-1].text())
     page.locator("#clear").click()
     page.wait_for_function("!document.querySelector('#panes .message-content')")
     whole = ticks[-1].time - ticks[0].time
     return Run(
         map_delays=_delays([(tick.time, tick.tokens) for tick in ticks], drawn["map"]),
         text_delays=_delays([(tick.time, tick.characters) for tick in ticks], drawn["text"]),
-        tick_bytes=sizes,
-        last_bytes=last,
+        bytes_per_tick=(sum(chunks) - max(chunks)) / len(ticks),
+        last_bytes=max(chunks),
         steps_per_second=(ticks[-1].tokens - ticks[0].tokens) / whole,
         ticks_per_second=(len({tick.tokens for tick in ticks}) - 1) / whole,
     )
@@ -172,17 +173,9 @@ def _delays(given: list[tuple[float, int]], drawn: list[list[float]]) -> list[fl
     return delays
 
 
-def _message_sizes(stream: str) -> tuple[list[int], int]:
-    """Bytes of each tick's message of an event stream, and of the last, which has every output whole."""
-    ticks, last = [], 0
-    for message in stream.split("\n\n"):
-        kind = json.loads(message.partition("data:")[2] or "{}").get("msg")
-        size = len(message.encode()) + 2
-        if kind == "process_generating":
-            ticks.append(size)
-        elif kind == "process_completed":
-            last = size
-    return ticks[1:], last  # the first sets the question, before any token
+def _note_stream(event: dict[str, Any], streams: set[str]) -> None:
+    if "/queue/data" in event["response"]["url"]:
+        streams.add(event["requestId"])
 
 
 # ---------------------------------------------------------------- both in turn
@@ -239,18 +232,15 @@ def report(runs: list[Run], rates: list[float]) -> None:
     }.items():
         p50, p95 = median(delays), quantiles(delays, n=20)[-1]
         print(f"| {name} | {p50 * 1e3:.0f} | {p95 * 1e3:.0f} | {max(delays) * 1e3:.0f} | {len(delays)} |")
-    sizes = [size for run in runs for size in run.tick_bytes]
-    print("\n| bytes | p50 | p95 | max |\n| --- | --- | --- | --- |")
-    print(f"| a tick | {median(sizes):.0f} | {quantiles(sizes, n=20)[-1]:.0f} | {max(sizes)} |")
-    last = [run.last_bytes for run in runs]
-    print(f"| the closing message, once a run | {median(last):.0f} | | {max(last)} |")
-    print(f"\nticks a second: {median(run.ticks_per_second for run in runs):.1f}")
+    per_tick = [run.bytes_per_tick for run in runs]
+    print(f"\nbytes a tick: {median(per_tick):.0f} (largest of the runs {max(per_tick):.0f})")
+    print(f"closing message, once a run: {median(run.last_bytes for run in runs):.0f} bytes")
+    print(f"ticks a second: {median(run.ticks_per_second for run in runs):.1f}")
     with_page = [run.steps_per_second for run in runs]
     share = median(mine / other for mine, other in zip(with_page, rates, strict=True))
     print("\n| decode | steps/s |\n| --- | --- |")
-    print(
-        f"| without a page | {median(rates):.1f} |\n| in the page, Chromium on the same machine | {median(with_page):.1f} |"
-    )
+    print(f"| without a page | {median(rates):.1f} |")
+    print(f"| in the page, with Chromium on the same machine | {median(with_page):.1f} |")
     print(f"\nThe page costs {100 * (1 - share):.1f} % of decode speed (median of {len(runs)} rounds).")
 
 

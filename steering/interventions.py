@@ -190,6 +190,9 @@ class Steering:
             return x
         basis = self._place(self._basis, x)
         exact = x if x.dtype == basis.dtype else x.to(basis.dtype)
+        if basis.shape[1] == 1:  # by far the most frequent; for one token a matrix product costs four times as much
+            inside = (exact * basis).sum(dim=-1, keepdim=True)
+            return torch.addcmul(exact, inside, basis, value=-1).to(x.dtype)
         return torch.baddbmm(exact, exact @ basis.mT, basis, alpha=-1).to(x.dtype)
 
     def _place(self, tensor: Tensor, like: Tensor) -> Tensor:
