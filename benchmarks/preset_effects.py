@@ -25,22 +25,19 @@ from steering.preset_directions import preset_direction
 
 
 def idea_in(
-    model: ChatModel, direction: Direction, data: ContrastSet, question: str, replies: list[str]
+    model: ChatModel, direction: Direction, ends: list[float], question: str, replies: list[str]
 ) -> list[float]:
-    """Where each reply lies between the means of the set's two sides, along the direction at its layer."""
-    positive, negative = (side.means[0, direction.layer] @ direction.unit for side in _sides(model, data))
+    """Where each reply lies between ``ends``, along the direction at its layer."""
+    positive, negative = ends
     asked = ({"role": "user", "content": question},)
     read = residuals(model, [Example(asked, reply or " ") for reply in replies])[:, 0, direction.layer] @ direction.unit
     return ((read - negative) / (positive - negative)).tolist()
 
 
-def _sides(model: ChatModel, data: ContrastSet) -> tuple:  # type: ignore[type-arg]
-    if data.name not in _MEANS:
-        _MEANS[data.name] = tuple(class_means(model, [data.positive, data.negative]))
-    return _MEANS[data.name]
-
-
-_MEANS: dict[str, tuple] = {}  # type: ignore[type-arg]
+def ends_of(model: ChatModel, direction: Direction, data: ContrastSet) -> list[float]:
+    """Where the means of the set's positive and negative side lie along the direction at its layer."""
+    sides = class_means(model, [data.positive, data.negative])
+    return [float(side.means[0, direction.layer] @ direction.unit) for side in sides]
 
 
 def repeated(ids: list[int]) -> float:
@@ -62,6 +59,7 @@ def main() -> None:
     for name in arguments.names:
         data = ContrastSet.load(name)
         direction = preset_direction(model, name)
+        ends = ends_of(model, direction, data)
         coefficient = direction.card["strength"]["start"]
         variants = [
             Variant.baseline(),
@@ -82,7 +80,7 @@ def main() -> None:
                     pass
                 ideas = [float("nan")] * len(variants)
                 if direction.position == RESPONSE:
-                    ideas = idea_in(model, direction, data, question, step.texts)
+                    ideas = idea_in(model, direction, ends, question, step.texts)
                 likelihoods = [mean_negative_log_likelihood(model, messages, ids) for ids in step.token_ids]
                 for variant, idea, likelihood, ids in zip(variants, ideas, likelihoods, step.token_ids, strict=True):
                     rows[variant.name].append((idea, likelihood - likelihoods[0], repeated(ids)))

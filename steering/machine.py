@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -37,7 +38,7 @@ def preferred_threads() -> int:
     return int(_remembered("threads", _measure_threads))
 
 
-def _remembered(name: str, measure) -> str:  # type: ignore[no-untyped-def]
+def _remembered(name: str, measure: Callable[[], str]) -> str:
     """The stored answer for this processor and torch version, or a fresh one, stored."""
     path = cache_folder() / "machine.json"
     key = f"{platform.processor() or platform.machine()} x{psutil.cpu_count()} torch {torch.__version__} {name}"
