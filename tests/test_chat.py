@@ -147,6 +147,17 @@ def test_each_idea_has_its_own_conversation(chat: Chat, session: Session) -> Non
     assert chat.view(session)[0][0]["content"] == "What is rain?"
 
 
+def test_another_idea_does_not_show_what_is_being_written_for_the_first(chat: Chat, session: Session) -> None:
+    chat.accept(session, "What is rain?")
+    running = chat.respond(session, 1.0, SETTINGS | {"max_new_tokens": 400})
+    for _ in running:
+        if session.idea == FIRST_IDEA and session.live and any(session.live.replies):
+            chat.choose(session, "pirate")
+            assert chat.view(session)[:3] == ([], [], [])
+    assert chat.view(session)[:3] == ([], [], [])
+    assert len(session.conversation(FIRST_IDEA)) == 1
+
+
 def test_a_question_typed_by_hand_stays_when_the_idea_changes(chat: Chat, session: Session) -> None:
     chat.choose(session, "pirate")
     assert chat.question_for(session, "My own question") == "My own question"

@@ -45,7 +45,9 @@ class Chat:
 
     def view(self, session: Session) -> View:
         """The three panes and the scope's log as they are now."""
-        turns = [*session.conversation(session.idea), *([session.live] if session.live else [])]
+        turns = list(session.conversation(session.idea))
+        if session.live and session.live_idea == session.idea:
+            turns.append(session.live)
         first, second, third = (
             [
                 message
@@ -113,6 +115,7 @@ class Chat:
             return
         idea = session.idea
         session.live = live = Turn(question, ["", "", ""], self.names_line(session) + state_line("prefill"))
+        session.live_idea = idea
         session.log = live.log
         try:
             request = self._request(session, question, strength, settings)

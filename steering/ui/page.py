@@ -9,11 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Every length of prompt has kernels of its own, and oneDNN keeps 1,024 of them, some 100 MB, which are seldom asked for
-# again: a decode step needs about ten. Read when torch first multiplies.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
-import gradio as gr  # the settings above must come first
+import gradio as gr  # the setting above must come first
 
 from steering.ui.api import steer_endpoint
 from steering.ui.chat import FIRST_IDEA, Chat
@@ -21,6 +18,7 @@ from steering.ui.engine import Engine, ModelOptions
 from steering.ui.ideas import example_of, questions_of, title_of
 from steering.ui.layout import SETTINGS, Components, build_layout, page_options
 from steering.ui.make import build_make_tab
+from steering.ui.memory import keep_memory_small
 from steering.ui.model_choice import ModelChoice
 from steering.ui.scope import ASSETS, idea_line, state_line
 from steering.ui.session import Session, Sessions
@@ -235,6 +233,7 @@ def serve(arguments: list[str] | None = None) -> None:
     """Start the playground; what ``python app.py`` does."""
     options = _parsed(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    keep_memory_small()
     engine = Engine(ModelOptions(options.device, options.dtype, options.quantization))
     models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"))
     models.begin()

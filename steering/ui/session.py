@@ -48,7 +48,7 @@ class Session:
         log: what the scope shows.
         pending: a question that was accepted and is not being answered yet.
         unanswered: a question whose answer failed, to be given back to the box.
-        live: the turn being written.
+        live, live_idea: the turn being written, and whose conversation it belongs to.
         job, dial: its work, and the coefficient that can be moved meanwhile.
         sign: −1 when the third answer shows the opposite.
         tries: how often a question was asked again; moves the seed.
@@ -64,6 +64,7 @@ class Session:
     pending: str = ""
     unanswered: str = ""
     live: Turn | None = None
+    live_idea: str = ""
     job: Job | None = None
     dial: Dial | None = None
     sign: int = 1

@@ -6,7 +6,6 @@ nothing of torch runs in the page's own threads.
 
 from __future__ import annotations
 
-import ctypes
 import queue
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from steering.errors import Cancelled
+from steering.ui.memory import give_memory_back
 
 Work = Callable[["Job"], None]
 
@@ -124,16 +124,8 @@ class Worker:
                 job = self._line[0]
             start = time.monotonic()
             job.run()
-            _give_memory_back()
+            give_memory_back()
             with self._change:
                 self._line.popleft()
                 if not job.stopped:
                     self._durations.append(time.monotonic() - start)
-
-
-def _give_memory_back() -> None:
-    """Hand what was freed back to the system: glibc keeps it, in pieces, and the program would grow with every turn."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return
