@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -54,23 +55,21 @@ def open_visitor(browser: Browser, server: Server, tokens: int, second_idea: boo
     return page
 
 
-def measure(turns: int, visitors: int, tokens: int) -> list[tuple[str, float, float]]:
-    """(after what, resident, private) in megabytes."""
-    rows: list[tuple[str, float, float]] = []
+def measure(turns: int, visitors: int, tokens: int) -> Iterator[tuple[int, float, float]]:
+    """(turns, resident, private), the last two in megabytes, as they are measured."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         server = start_server(Path(folder) / "app.log")
         try:
             browser = playwright.chromium.launch(executable_path=chromium_path(playwright), args=CHROMIUM_OPTIONS)
             pages = [open_visitor(browser, server, tokens, second_idea=bool(i % 2)) for i in range(visitors)]
-            rows.append(("the model is loaded", *resident(server)))
+            yield 0, *resident(server)
             for turn in range(1, turns + 1):
                 ask(pages[turn % visitors], QUESTIONS[turn % len(QUESTIONS)])
                 if turn == 1 or turn % 10 == 0:
-                    rows.append((f"{turn} turn{'s' if turn > 1 else ''}", *resident(server)))
+                    yield turn, *resident(server)
             browser.close()
         finally:
             server.stop()
-    return rows
 
 
 def main() -> None:
@@ -81,11 +80,12 @@ def main() -> None:
     arguments = parser.parse_args()
     print_machine()
     print(f"{arguments.visitors} visitors, {arguments.tokens} tokens an answer\n", flush=True)
-    rows = measure(arguments.turns, arguments.visitors, arguments.tokens)
-    print("| after | resident, MB | private, MB |\n| --- | --- | --- |")
-    for name, rss, uss in rows:
-        print(f"| {name} | {rss:.0f} | {uss:.0f} |")
-    settled = [rss for name, rss, _ in rows if name.endswith("turns")]
+    print("| turns | resident, MB | private, MB |\n| --- | --- | --- |", flush=True)
+    settled = []
+    for turn, rss, uss in measure(arguments.turns, arguments.visitors, arguments.tokens):
+        print(f"| {turn} | {rss:.0f} | {uss:.0f} |", flush=True)
+        if turn >= 10:
+            settled.append(rss)
     if len(settled) > 1:
         print(f"\nfrom turn 10 to turn {arguments.turns}: {settled[-1] - settled[0]:+.0f} MB")
 

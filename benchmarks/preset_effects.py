@@ -5,7 +5,7 @@ The idea in a text is read by the unsteered model: its mean residual over the re
 direction, where 0 is the mean of the preset's negative side and 1 that of its positive side. Ablation is shown centred
 (the default) and plain, as far as the two differ.
 
-    python -m benchmarks.preset_effects [--texts] [--tokens 60] [name …]
+    python -m benchmarks.preset_effects [--texts] [--tokens 60] [--penalty 1.15] [name …]
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=preset_names())
     parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--penalty", type=float, default=1.15, help="the repetition penalty; 1.15 is the page's")
     parser.add_argument("--texts", action="store_true", help="print the beginnings of the replies")
     arguments = parser.parse_args()
     print_machine()
@@ -75,7 +76,7 @@ def main() -> None:
             for question in data.card[kind]:
                 messages = [{"role": "user", "content": question}]
                 for step in stream_side_by_side(  # noqa: B007  the last step is what counts
-                    model, messages, variants, max_new_tokens=arguments.tokens, repetition_penalty=1.15
+                    model, messages, variants, max_new_tokens=arguments.tokens, repetition_penalty=arguments.penalty
                 ):
                     pass
                 ideas = [float("nan")] * len(variants)
