@@ -63,6 +63,8 @@ class Chat:
 
     def rest_log(self, session: Session) -> str:
         """The log of the newest turn of the idea in view, or of nothing yet."""
+        if session.live and session.live_idea == session.idea:
+            return session.live.log
         turns = session.conversation(session.idea)
         return turns[-1].log if turns else self.names_line(session) + state_line("idle")
 
