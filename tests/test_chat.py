@@ -128,6 +128,16 @@ def test_undo_gives_the_question_back_and_the_log_before_it(chat: Chat, session:
     assert chat.undo(session) is None
 
 
+def test_clear_while_writing_leaves_nothing(chat: Chat, session: Session) -> None:
+    chat.accept(session, "What is rain?")
+    for _ in chat.respond(session, 1.0, SETTINGS | {"max_new_tokens": 400}):
+        if session.live_idea and session.live and any(session.live.replies):
+            chat.clear(session)
+    assert session.conversation(FIRST_IDEA) == []
+    assert chat.view(session)[:3] == ([], [], [])
+    assert states(session) == ["idle"]
+
+
 def test_another_try_repeats_the_question_with_other_dice(chat: Chat, session: Session) -> None:
     sampled = SHORT | {"temperature": 1.0, "max_new_tokens": 24}
     ask(chat, session, "What is rain?", settings=sampled)

@@ -124,7 +124,7 @@ class Chat:
             yield self.view(session)
             session.job = job = self.engine.worker.submit(lambda job: turn_work(self.engine, request, job))
             for _ in self._follow(job, live):
-                if session.idea == idea:
+                if session.idea == session.live_idea:
                     session.log = live.log
                     yield self.view(session)
             live.log += self._ending(job, live)
@@ -138,7 +138,9 @@ class Chat:
         finally:
             session.stop()  # also when the page was closed in the middle
             session.live = session.job = session.dial = None
-        if any(live.replies):  # what was written stays, whatever ended it
+        if not session.live_idea:
+            live.log = self.rest_log(session)
+        elif any(live.replies):  # what was written stays, whatever ended it
             session.conversation(idea).append(live)
         else:
             session.unanswered = question
@@ -218,6 +220,8 @@ class Chat:
     def clear(self, session: Session) -> None:
         """Begin the idea's conversation anew."""
         session.stop()
+        if session.live_idea == session.idea:
+            session.live_idea = ""  # what is still being written belongs to no conversation any more
         session.turns[session.idea] = []
         session.tries = 0
         session.log = self.rest_log(session)
