@@ -113,8 +113,9 @@ def write_without_page(tokens: int) -> None:
     from steering.machine import preferred_threads
     from steering.preset_directions import preset_direction
     from steering.ui.chat import preset_strength
+    from steering.ui.engine import threads_beside_page
 
-    torch.set_num_threads(preferred_threads())
+    torch.set_num_threads(threads_beside_page(preferred_threads()))
     model = load_model("bundled", device="cpu")
     direction = preset_direction(model, IDEA)
     dial = Dial(preset_strength(IDEA).start)
