@@ -2,7 +2,8 @@
 
 Every prompt has a length of its own, so its forward pass asks for blocks of sizes that seldom come again. Left alone,
 glibc keeps the freed pieces, spread over an arena for each thread, and oneDNN keeps the kernels of 1,024 shapes: some
-5 MB a turn together, measured by ``benchmarks/memory.py``. What is set here costs a decode step nothing measurable.
+5 MB a turn, together with what `steering.ui.worker` says of threads (``benchmarks/memory.py``). What is set here costs
+a decode step nothing measurable.
 """
 
 from __future__ import annotations

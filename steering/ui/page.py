@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 VISITORS_AT_ONCE = 32
 WAITING_AT_MOST = 64
+LOOK_FOR_WORK = 0.02  # seconds
 
 
 def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
@@ -239,6 +240,9 @@ def serve(arguments: list[str] | None = None) -> None:
     models.begin()
     page = build_page(engine, models)
     page.queue(max_size=WAITING_AT_MOST)
+    # Gradio looks for new work every millisecond, and each time interrupts the thread that writes the answers: without
+    # this they come 7 % slower.
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = LOOK_FOR_WORK
     gr.set_static_paths([ASSETS])
     page.launch(
         server_name=options.host,

@@ -1,7 +1,8 @@
-"""One thread that owns the model; the page's threads hand it work and read what comes back.
+"""One piece of work at a time for the model; the page's threads hand it over and read what comes back.
 
 A torch mode entered on one thread holds on that thread only, and the web server moves a generator between threads, so
-nothing of torch runs in the page's own threads.
+nothing of torch runs in the page's own threads. Each piece of work has a thread of its own, because torch keeps the
+attention kernels of every length of prompt, about 1 MB each, for as long as the thread lives that used them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Job:
             yield value
 
     def run(self) -> None:
-        """Do the work, on the worker's thread."""
+        """Do the work."""
         self.started.set()
         try:
             if not self.stopped:
@@ -92,7 +93,7 @@ class Worker:
         self._line: deque[Job] = deque()
         self._change = threading.Condition()
         self._durations: deque[float] = deque([8.0], maxlen=8)
-        threading.Thread(target=self._serve, name="model", daemon=True).start()
+        threading.Thread(target=self._serve, name="line", daemon=True).start()
 
     def submit(self, work: Work) -> Job:
         """Put work at the end of the line."""
@@ -123,7 +124,9 @@ class Worker:
                     self._change.wait()
                 job = self._line[0]
             start = time.monotonic()
-            job.run()
+            thread = threading.Thread(target=job.run, name="model", daemon=True)
+            thread.start()
+            thread.join()
             give_memory_back()
             with self._change:
                 self._line.popleft()

@@ -539,7 +539,8 @@ def test_write_screenshot(open_page: OpenPage) -> None:
     page.locator("#ask").click()
     wait_for_new_run(page)
     wait_for_state(page, "idle")
-    page.wait_for_function("window.Plotly && document.querySelectorAll('#sc-line path.js-line').length === 3")
+    expect(page.locator("#sc-which")).to_have_text("last token")  # the chart's last drawing
+    assert len(chart_lines(page)) == 3
     page.evaluate("window.scrollTo(0, 0)")
     target = ROOT / "assets" / "screenshot.png"
     page.screenshot(path=target, animations="disabled", caret="hide")
