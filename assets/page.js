@@ -245,6 +245,20 @@
     else if (event.target instanceof Element && event.target.matches('.chat [role=log]')) scrollOthers(event.target);
   }, true);
 
+  // -------------------------------------------------------------- questions to try
+
+  // Questions that do not fit the row lie on a second one, out of sight; the keyboard must not find them either.
+  const fitting = new ResizeObserver(() => {
+    const row = find('try')?.getBoundingClientRect();
+    for (const button of document.querySelectorAll('#try .try-button')) {
+      button.inert = row.height > 0 && button.getBoundingClientRect().top >= row.bottom;
+    }
+  });
+
+  function followTries() {
+    for (const part of document.querySelectorAll('#try, #try .try-button')) fitting.observe(part);
+  }
+
   // -------------------------------------------------------------- repairs of Gradio's markup
 
   const set = (node, name, value) => {
@@ -283,6 +297,7 @@
     }
     set(panes, 'tabindex', NARROW.matches ? '0' : '-1');
     followTheme();
+    followTries();
     showState();
     showStrength();
   }

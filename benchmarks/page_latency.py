@@ -113,12 +113,10 @@ def write_without_page(tokens: int) -> None:
 
     from steering import Variant, load_model, stream_side_by_side
     from steering.interventions import Dial
-    from steering.machine import preferred_threads
     from steering.preset_directions import preset_direction
     from steering.ui.chat import preset_strength
-    from steering.ui.engine import threads_beside_page
 
-    torch.set_num_threads(threads_beside_page(preferred_threads()))
+    torch.set_num_threads(_app_threads())
     model = load_model("bundled", device="cpu")
     direction = preset_direction(model, IDEA)
     dial = Dial(preset_strength(IDEA).start)
@@ -126,12 +124,20 @@ def write_without_page(tokens: int) -> None:
     question = [{"role": "user", "content": QUESTION}]
     for _ in sys.stdin:
         steps = stream_side_by_side(
-            model, question, variants, max_new_tokens=tokens, repetition_penalty=1.1, probe=direction
+            model, question, variants, max_new_tokens=tokens, repetition_penalty=1.15, probe=direction
         )
         next(steps)
         start = time.perf_counter()
         count = sum(1 for _ in steps)
         print(count / (time.perf_counter() - start), flush=True)
+
+
+def _app_threads() -> int:
+    """With how many torch threads the program writes replies here."""
+    from steering.machine import preferred_threads
+    from steering.ui.engine import threads_beside_page
+
+    return threads_beside_page(preferred_threads())
 
 
 # ---------------------------------------------------------------- the browser's side
@@ -305,6 +311,7 @@ def main() -> None:
         write_without_page(arguments.tokens)
     else:
         print_machine()
+        print(f"threads that write replies: {_app_threads()}")
         print(f"rounds {arguments.rounds}, {arguments.tokens} tokens\n", flush=True)
         report(*measure(arguments.rounds, arguments.tokens))
 

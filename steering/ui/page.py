@@ -222,7 +222,11 @@ class _Handlers:
                 if first_time:
                     session.log = self.chat.rest_log(session)
                 log = session.log
-        elif session.words and not on_its_way and not (loading and loading.error):
+        elif loading is not None and loading.error:
+            if engine.model is not None and session.refused is not loading:
+                session.refused = loading  # the list shows again what is in use
+                model = engine.model.name
+        elif session.words and not on_its_way:
             words = session.words
         return [log, words, gr.Timer(0.5 if on_its_way else 8), model, idea, thinking]
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from steering.contrast import ContrastSet
     from steering.directions import Candidates, Direction
     from steering.interventions import Dial
-    from steering.metrics import Separation
+    from steering.separation import Separation
+    from steering.ui.engine import Loading
     from steering.ui.worker import Job
 
 SESSIONS_KEPT = 200
@@ -55,6 +56,7 @@ class Session:
         own: directions of the visitor's own, by key.
         model_seen: name and revision of the model the page was last told of.
         words: what the settings said about it then.
+        refused: the load that failed last, as far as the page was told.
     """
 
     key: str
@@ -72,6 +74,7 @@ class Session:
     own: dict[str, Direction] = field(default_factory=dict)
     model_seen: tuple[str, str] = ("", "")
     words: str = ""
+    refused: Loading | None = None
     making: Making = field(default_factory=Making)
 
     @property

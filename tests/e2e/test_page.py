@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -335,6 +336,20 @@ def test_choosing_an_idea_while_writing_stops_and_keeps(page: Page) -> None:
     assert all(answers(page))
 
 
+def test_questions_to_try_are_shown_whole_or_not_at_all(page: Page) -> None:
+    for idea in ("Refusal", "Poetic"):
+        choose_idea(page, idea)
+        page.wait_for_function("""() => {
+          const row = document.querySelector('#try').getBoundingClientRect();
+          const buttons = [...document.querySelectorAll('#try .try-button')];
+          return buttons.length > 0 && !buttons[0].inert && buttons.every((button) => {
+            const box = button.getBoundingClientRect();
+            const whole = button.scrollWidth <= button.clientWidth + 1;
+            return whole && button.inert === (box.top >= row.bottom) && (button.inert || box.right <= row.right + 1);
+          });
+        }""")
+
+
 # ---------------------------------------------------------------- the map by keyboard
 
 
@@ -499,6 +514,39 @@ def test_model_that_is_not_there(own_server: Callable[..., Server], open_page: O
     expect(page.locator("#message textarea")).to_have_value(QUESTION)
     assert "/nonexistent/model" in status(page)
     assert "Traceback" not in page.locator("body").inner_text()
+
+
+def test_changing_the_model(
+    own_server: Callable[..., Server],
+    open_page: OpenPage,
+    family_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = family_folder("qwen2")
+    page = open_page(at=own_server("--model", str(folder)))
+    set_number(page, "Longest answer", 20)
+    ask(page, QUESTION)
+    choose_model(page, "SmolLM2-135M-Instruct")
+    about = page.locator("#model-status textarea")
+    expect(about).to_have_value("In use: SmolLM2-135M-Instruct.", timeout=PATIENCE)
+    expect(page.locator("#settings").get_by_label("Model").first).to_have_value(re.compile("SmolLM2-135M"))
+    with_settings(page, False)
+    assert all(len(questions(page, pane)) == 1 for pane in PANES), "the conversation went away with the old model"
+    ask(page, QUESTION)
+    # One that cannot be had: the old one stays in use, and the list says so.
+    choose_model(page, "SmolLM2-360M-Instruct")
+    refused = re.compile(r"In use: SmolLM2-135M-Instruct\. .*cannot be reached")
+    expect(about).to_have_value(refused, timeout=PATIENCE)
+    expect(page.locator("#settings").get_by_label("Model").first).to_have_value(re.compile("SmolLM2-135M"))
+    with_settings(page, False)
+    assert all(ask(page, QUESTION))
+
+
+def choose_model(page: Page, label: str) -> None:
+    with_settings(page, True)
+    page.locator("#settings").get_by_label("Model").first.click()
+    page.get_by_role("option").filter(has_text=label).first.click()
 
 
 def begin_without_model(page: Page) -> None:
