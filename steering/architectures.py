@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steering.errors import ModelError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,22 @@ class Architecture:
     writes: tuple[tuple[nn.Module, ...], ...]
     embedding: nn.Module
     final_norm: nn.Module
+
+
+def final_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Next-token logits from what leaves the final norm, ``[..., d_model]`` to ``[..., vocabulary]``.
+
+    Some families scale (Cohere, Granite) or bound (Gemma 2) what their output matrix gives.
+    """
+    config: Any = model.config.get_text_config()  # type: ignore[union-attr,operator]
+    logits = model.get_output_embeddings()(hidden)  # type: ignore[operator]
+    if scale := getattr(config, "logit_scale", None):
+        logits = logits * scale
+    if divisor := getattr(config, "logits_scaling", None):
+        logits = logits / divisor
+    if bound := getattr(config, "final_logit_softcapping", None):
+        logits = bound * (logits / bound).tanh()
+    return logits
 
 
 def find_architecture(model: nn.Module, model_type: str) -> Architecture:

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import cast
 
 import psutil
 import torch
+from torch import Tensor
 
 from steering.weights import cache_folder
 
@@ -38,6 +40,11 @@ def preferred_threads() -> int:
     return int(_remembered("threads", _measure_threads))
 
 
+def onednn_float32_is_faster() -> bool:
+    """Whether oneDNN multiplies large float32 matrices clearly faster than MKL here; measured once, then remembered."""
+    return _remembered("float32 product", _measure_float32_product) == "onednn"
+
+
 def _remembered(name: str, measure: Callable[[], str]) -> str:
     """The stored answer for this processor and torch version, or a fresh one, stored."""
     path = cache_folder() / "machine.json"
@@ -58,8 +65,9 @@ def _read(path: Path) -> dict[str, str]:
         return {}
 
 
-# The shape of one small model's decode step and prompt: (rows, input width, output width, repetitions).
+# Shapes of one small model's decode step, its prompt, and many prompts: rows, width in, width out, repetitions.
 _DECODE, _PROMPT = (3, 576, 1536, 60), (96, 576, 1536, 6)
+_TREE = (640, 576, 1536, 4)  # the prompts of a selection
 
 
 def _measure_dtype() -> str:
@@ -84,8 +92,24 @@ def _measure_threads() -> str:
     return str(min(candidates, key=seconds.__getitem__))
 
 
-def _matmul_seconds(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> float:
-    """Median seconds of a run of small products, over weights too many for the processor's cache."""
+def _measure_float32_product() -> str:
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return "mkl"
+
+    def onednn(x: Tensor, weight: Tensor) -> Tensor:
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
+
+    by_mkl = _matmul_seconds(torch.float32, _TREE)
+    by_onednn = _matmul_seconds(torch.float32, _TREE, onednn)
+    return "onednn" if by_onednn < 0.9 * by_mkl else "mkl"
+
+
+def _matmul_seconds(
+    dtype: torch.dtype,
+    shape: tuple[int, int, int, int],
+    product: Callable[[Tensor, Tensor], Tensor] = torch.nn.functional.linear,
+) -> float:
+    """Median seconds of a run of products, over weights too many for the processor's cache."""
     rows, width_in, width_out, repetitions = shape
     weights = [torch.randn(width_out, width_in).to(dtype) for _ in range(20)]
     x = torch.randn(rows, width_in).to(dtype)
@@ -94,6 +118,6 @@ def _matmul_seconds(dtype: torch.dtype, shape: tuple[int, int, int, int]) -> flo
         for _ in range(5):
             start = time.perf_counter()
             for i in range(repetitions):
-                torch.nn.functional.linear(x, weights[i % len(weights)])
+                product(x, weights[i % len(weights)])
             times.append(time.perf_counter() - start)
     return median(times[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from dataclasses import dataclass, field
@@ -88,6 +89,16 @@ class ChatModel:
         ids = self.model.generation_config.eos_token_id
         listed = ids if isinstance(ids, list) else [ids]
         return frozenset(i for i in [*listed, self.tokenizer.eos_token_id] if i is not None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash that names these weights: of the revision where there is one, else of the weights themselves."""
+        digest = hashlib.sha256(f"{self.name} {self.revision}".encode() if self.revision else b"")
+        if not self.revision:
+            for name, weight in self.model.state_dict().items():
+                digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+                digest.update(weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
+        return digest.hexdigest()
 
     @property
     def pad_token(self) -> int:

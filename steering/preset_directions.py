@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from steering.contrast import PRESETS, ContrastSet, preset_card
 from steering.directions import Direction, difference_in_means
 from steering.errors import DirectionError
-from steering.metrics import separation
 from steering.progress import Progress, silent
+from steering.separation import separation
 from steering.weights import cache_folder
 
 if TYPE_CHECKING:

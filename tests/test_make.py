@@ -20,8 +20,8 @@ from steering.activations import RESPONSE, ClassMeans
 from steering.contrast import ContrastSet, Example
 from steering.directions import Candidates, Direction
 from steering.errors import Cancelled, ContrastSetError, DirectionError
-from steering.metrics import Separation
 from steering.models import ChatModel
+from steering.separation import Separation
 from steering.ui import make_card, make_markup, make_words
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.make_handlers import GONE, NO_TEXTS, SAMPLE, MakeHandlers

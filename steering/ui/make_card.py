@@ -13,7 +13,7 @@ from steering.ui.make_words import RESPONSE, escaped, position_words, signed, ve
 
 if TYPE_CHECKING:
     from steering.directions import Direction
-    from steering.metrics import Separation
+    from steering.separation import Separation
 
 LONGEST_TOKEN = 12  # characters of a token beside its row of squares
 TOO_LATE = 0.8  # of the depth; from there on too little of the model is left to act on (the paper's limit)

@@ -17,9 +17,9 @@ from steering.ui.make_words import file_name
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
-    from steering.metrics import Separation
     from steering.models import ChatModel
     from steering.progress import Progress
+    from steering.separation import Separation
     from steering.ui.engine import Engine
     from steering.ui.worker import Job
 
@@ -91,7 +91,7 @@ def find(engine: Engine, data: ContrastSet, job: Job) -> None:
     Runs on the model's thread. Progress counts texts, those to learn from first, then those to check with.
     """
     from steering.directions import difference_in_means
-    from steering.metrics import separation
+    from steering.separation import separation
 
     model = engine.ready_model()
     model.thinking = False

@@ -16,8 +16,8 @@ from families import FAMILIES
 from steering.contrast import ContrastSet, Example
 from steering.directions import Candidates, difference_in_means
 from steering.errors import SteeringError
-from steering.metrics import Separation, separation
 from steering.models import ChatModel
+from steering.separation import Separation, separation
 
 Tiny = Callable[[str], ChatModel]
 

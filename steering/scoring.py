@@ -1,0 +1,239 @@
+"""The three scores of candidates, example by example, in steps that can be taken in any order and left out.
+
+A step is one kind of forward pass over some of the examples. What it gives is what the plain loop over hooked, padded
+batches gives, up to rounding: prompts lie in one tree (`prompt_trees`), additions begin at their layer (`tree_pass`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from steering.contrast import ContrastSet, Example
+from steering.interventions import Variant
+from steering.metrics import FirstTokens, first_token_log_odds, kl_divergence, token_log_probabilities
+from steering.prompt_trees import groups_for_trees, prompt_tree
+from steering.tree_pass import TreePass
+
+if TYPE_CHECKING:
+    from steering.directions import Direction
+    from steering.models import ChatModel
+
+BYPASS, INDUCE, KL = "bypass", "induce", "kl"
+# KL is taken of so many examples, then of so many more, then of the rest: a few show of most candidates with a large KL
+# that it exceeds the limit.
+FIRST_LOOKS = (4, 8)
+# Tokens in a tree: attention grows with their square, and so may the logits of responses with the vocabulary.
+NODES_A_TREE = 1_000
+KL_TOKENS = 8  # of each negative response; all would have to be kept for the whole vocabulary
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of pass: which scores it gives, and of how many of the examples that each of them is a mean over.
+
+    ``from_own_layer``: whether layers below a candidate's own need not be run (for additions).
+    """
+
+    name: str
+    gives: dict[str, int]
+    from_own_layer: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Unsteered:
+    """The metric of the model as it is, by example: float64 ``[n]`` on either side (equal for sets with responses)."""
+
+    positive: Tensor
+    negative: Tensor
+
+    @property
+    def midpoint(self) -> float:
+        """Between the two sides' means."""
+        return float(self.positive.mean() + self.negative.mean()) / 2
+
+    @property
+    def standard_error(self) -> float:
+        """Of the negative side's mean; 0 for a single example."""
+        n = len(self.negative)
+        return float(self.negative.std() / n**0.5) if n > 1 else 0.0
+
+
+class Scorer(Protocol):
+    """Scores of a set of validation examples under any direction."""
+
+    steps: tuple[Step, ...]
+    totals: dict[str, int]
+    unsteered: Unsteered
+
+    def run(self, step: str, directions: Sequence[Direction]) -> list[dict[str, Tensor]]:
+        """Take a step for each direction: by score, float64 ``[n]``, one number an example looked at."""
+
+
+def scorer_for(model: ChatModel, validation: ContrastSet, tokens: FirstTokens | None) -> Scorer:
+    """The scorer that suits the set: by its responses if it has them, else by the first token of the reply."""
+    if validation.has_responses:
+        return ResponseScorer(model, validation)
+    assert tokens is not None, "a set of prompts needs first tokens"
+    return PromptScorer(model, validation, tokens)
+
+
+class PromptScorer:
+    """Scores by the first token of the reply (section 2.3): log P(R) − log P(not R), R being ``tokens``.
+
+    KL is of that token's distribution too; it is taken of the negative side in parts.
+    """
+
+    def __init__(self, model: ChatModel, validation: ContrastSet, tokens: FirstTokens) -> None:
+        self._tokens = tokens.ids
+        positive, negative = (
+            [model.encode(list(example.messages)) for example in side]
+            for side in (validation.positive, validation.negative)
+        )
+        self._positive = _LastTokens(model, positive)
+        self._negative = _LastTokens(model, negative, from_any_layer=True)
+        self._parts = {f"kl {start}": _LastTokens(model, negative[start:end]) for start, end in _looks(len(negative))}
+        self.steps = (
+            Step("induce", {INDUCE: len(negative)}, from_own_layer=True),
+            *(Step(name, {KL: len(part.unsteered)}) for name, part in self._parts.items()),
+            Step("bypass", {BYPASS: len(positive)}),
+        )
+        self.totals = {BYPASS: len(positive), INDUCE: len(negative), KL: len(negative)}
+        self.unsteered = Unsteered(self._metric(self._positive.unsteered), self._metric(self._negative.unsteered))
+
+    def _metric(self, logits: Tensor) -> Tensor:
+        return first_token_log_odds(logits, self._tokens).double().cpu()
+
+    def run(self, step: str, directions: Sequence[Direction]) -> list[dict[str, Tensor]]:
+        if step == "induce":
+            added = [Variant.added(direction) for direction in directions]
+            logits = self._negative.logits(added, min(direction.layer for direction in directions))
+            return [{INDUCE: values} for values in self._metric(logits)]
+        ablated = [Variant.ablated(direction) for direction in directions]
+        if step == "bypass":
+            return [{BYPASS: values} for values in self._metric(self._positive.logits(ablated))]
+        part = self._parts[step]
+        values = kl_divergence(part.unsteered, part.logits(ablated)).double().cpu()
+        return [{KL: row} for row in values]
+
+
+def _looks(total: int) -> list[tuple[int, int]]:
+    """Beginning and end of each part of the examples whose KL is taken at once."""
+    ends = [end for end in accumulate(FIRST_LOOKS) if end < total]
+    return list(pairwise([0, *ends, total]))
+
+
+class _LastTokens:
+    """Prompts in as few trees as their length allows, read at each prompt's last token."""
+
+    def __init__(self, model: ChatModel, prompts: list[list[int]], *, from_any_layer: bool = False) -> None:
+        groups = groups_for_trees([[prompt] for prompt in prompts], NODES_A_TREE)
+        trees = [prompt_tree([prompts[i] for i in group]) for group in groups]
+        self._passes = [TreePass(model, tree, tree.ends, from_any_layer=from_any_layer) for tree in trees]
+        self.unsteered = torch.cat([one.take_unsteered() for one in self._passes])
+
+    def logits(self, variants: Sequence[Variant], first_layer: int = 0) -> Tensor:
+        """Next-token logits, float32 ``[rows, n_prompts, vocabulary]``."""
+        return torch.cat([one.logits(variants, first_layer) for one in self._passes], dim=1)
+
+
+class ResponseScorer:
+    """Scores by whole responses: the mean log P of a response's tokens, positive minus negative.
+
+    The i-th number of bypass and induce is that difference for the i-th positive and the i-th negative response, pairs
+    first, so that their mean is the difference of the sides' means. KL is of the first 8 next tokens of the negative
+    responses, each response's mean one number. A step under ablation gives both bypass and KL.
+    """
+
+    def __init__(self, model: ChatModel, validation: ContrastSet) -> None:
+        pairs = list(zip(*_aligned(validation), strict=True))
+        sequences = [[list(chain(*response_sequence(model, example))) for example in pair] for pair in pairs]
+        groups = []
+        for start, end in _looks(len(pairs)):
+            for group in groups_for_trees(sequences[start:end], NODES_A_TREE):
+                groups.append([pairs[start + i] for i in group])
+        self._parts = [_ResponsePass(model, group) for group in groups]
+        steps = [Step("induce", {INDUCE: len(pairs)}, from_own_layer=True)]
+        for i, part in enumerate(self._parts):
+            steps.append(Step(f"ablated {i}", {BYPASS: len(part), KL: len(part)}))
+        self.steps = tuple(steps)
+        self.totals = dict.fromkeys((BYPASS, INDUCE, KL), len(pairs))
+        values = torch.cat([part.unsteered for part in self._parts])
+        self.unsteered = Unsteered(values, values)
+
+    def run(self, step: str, directions: Sequence[Direction]) -> list[dict[str, Tensor]]:
+        if step == "induce":
+            added = [Variant.added(direction) for direction in directions]
+            first = min(direction.layer for direction in directions)
+            odds = [part.log_odds(part.passed.logits(added, first)) for part in self._parts]
+            return [{INDUCE: values} for values in torch.cat(odds, dim=-1)]
+        part = self._parts[int(step.removeprefix("ablated "))]
+        steered = part.passed.logits([Variant.ablated(direction) for direction in directions])
+        return [{BYPASS: odds, KL: kl} for odds, kl in zip(part.log_odds(steered), part.kl(steered), strict=True)]
+
+
+class _ResponsePass:
+    """Some pairs in one tree: a prompt that both responses answer stands once."""
+
+    def __init__(self, model: ChatModel, pairs: Sequence[tuple[Example, Example]]) -> None:
+        examples = [*(positive for positive, _ in pairs), *(negative for _, negative in pairs)]
+        sequences = [response_sequence(model, example) for example in examples]
+        tree = prompt_tree([prompt + response for prompt, response in sequences])
+        reads: dict[int, int] = {}  # node → its place among those read
+        self._reads: list[Tensor] = []
+        for (prompt, response), path in zip(sequences, tree.paths, strict=True):
+            before = path[len(prompt) - 1 : len(prompt) + len(response) - 1]
+            self._reads.append(torch.tensor([reads.setdefault(node, len(reads)) for node in before]))
+        self._responses = [torch.tensor(response) for _, response in sequences]
+        self._n = len(pairs)
+        self.passed = TreePass(model, tree, torch.tensor(list(reads)), from_any_layer=True)
+        unsteered = self.passed.take_unsteered()
+        self.unsteered = self.log_odds(unsteered)
+        looked_at = [read[:KL_TOKENS] for read in self._reads[self._n :]]
+        self._kl_reads = torch.cat(looked_at)
+        self._kl_sizes = [len(read) for read in looked_at]
+        self._kl_base = unsteered[self._kl_reads.to(unsteered.device)]
+
+    def __len__(self) -> int:
+        return self._n
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """Mean log P a token of each positive response minus that of its negative one, float64 ``[…, n_pairs]``."""
+        means = []
+        for read, response in zip(self._reads, self._responses, strict=True):
+            probabilities = token_log_probabilities(logits[..., read.to(logits.device), :], response)
+            means.append(probabilities.double().mean(dim=-1).cpu())
+        stacked = torch.stack(means, dim=-1)
+        return stacked[..., : self._n] - stacked[..., self._n :]
+
+    def kl(self, logits: Tensor) -> Tensor:
+        """Mean KL from the unsteered model over the tokens looked at of each negative response, ``[…, n_pairs]``."""
+        divergence = kl_divergence(self._kl_base, logits[..., self._kl_reads.to(logits.device), :]).double().cpu()
+        return torch.stack([part.mean(dim=-1) for part in divergence.split(self._kl_sizes, dim=-1)], dim=-1)
+
+
+def next_token_logits(model: ChatModel, examples: Sequence[Example]) -> Tensor:
+    """The unsteered model's logits of the reply's first token, float32 ``[n_examples, vocabulary]``, on the CPU."""
+    return _LastTokens(model, [model.encode(list(example.messages)) for example in examples]).unsteered.cpu()
+
+
+def response_sequence(model: ChatModel, example: Example) -> tuple[list[int], list[int]]:
+    """Token ids of an example's prompt and of its response."""
+    response = model.tokenizer(example.response or "", add_special_tokens=False)["input_ids"]
+    return model.encode(list(example.messages)), response
+
+
+def _aligned(data: ContrastSet) -> tuple[list[Example], list[Example]]:
+    """Both sides, equally long and pairs side by side; what has no counterpart is left out at the end."""
+    partner = {example.pair: example for example in data.negative if example.pair is not None}
+    paired = [example for example in data.positive if example.pair is not None and example.pair in partner]
+    taken = {example.pair for example in paired}
+    positive = [*paired, *(e for e in data.positive if e.pair not in taken)]
+    negative = [*(partner[e.pair] for e in paired if e.pair), *(e for e in data.negative if e.pair not in taken)]
+    n = min(len(positive), len(negative))
+    return positive[:n], negative[:n]

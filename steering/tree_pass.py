@@ -1,0 +1,129 @@
+"""Forward passes over a tree of prompts under many interventions, each from the first layer it can change on.
+
+The model itself runs the tree once, unsteered. What enters every block is kept, and so is what the model hands a block
+beside the stream (mask, rotary angles), so that a later pass can begin at any block: an addition at layer l leaves all
+before it as it was. Only the logits that are read are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from steering.architectures import final_logits
+from steering.errors import ModelError
+from steering.float32_linear import as_onednn, faster_linears
+from steering.interventions import Steering, Variant
+
+if TYPE_CHECKING:
+    from steering.models import ChatModel
+    from steering.prompt_trees import PromptTree
+
+# How far our last step may be from the model's own, as a part of the largest logit, before it counts as another one.
+HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+ROUGH_HEAD_TOLERANCE = 3e-2
+
+
+class TreePass:
+    """One tree of prompts, ready to be run under interventions.
+
+    Args:
+        model: the model; its weights must not change meanwhile.
+        tree: the prompts.
+        read: the nodes whose next-token logits are wanted, int64 ``[n_read]``.
+        from_any_layer: whether passes will begin at other layers than the first; takes memory for what enters each.
+
+    Raises:
+        ModelError: if the model ends in a step that is not known here, so that a pass could not be finished by hand.
+    """
+
+    def __init__(self, model: ChatModel, tree: PromptTree, read: Tensor, *, from_any_layer: bool = False) -> None:
+        self.model = model
+        self._from_any_layer = from_any_layer
+        self._read = read
+        self._onednn = faster_linears(model.model)
+        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._residuals: list[Tensor] = []
+        self._unsteered: Tensor | None = self._first_pass(tree)
+
+    def take_unsteered(self) -> Tensor:
+        """The model's own logits at the nodes read, float32 ``[n_read, vocabulary]``, on its device.
+
+        They are handed over, once: of long responses they are large, and mostly a part is worth keeping.
+        """
+        assert self._unsteered is not None, "taken before"
+        taken, self._unsteered = self._unsteered, None
+        return taken
+
+    def logits(self, variants: Sequence[Variant], first_layer: int = 0) -> Tensor:
+        """Next-token logits at the nodes read, one row a variant: float32 ``[rows, n_read, vocabulary]``.
+
+        ``first_layer``: the lowest layer any of the variants changes; layers below are not run. An ablation changes 0.
+        """
+        model = self.model
+        steering = Steering(model, variants)
+        hidden = self._residuals[first_layer].expand(len(variants), -1, -1)
+        with torch.inference_mode(), steering.applied(), as_onednn(self._onednn):
+            for block, (args, kwargs) in zip(
+                model.architecture.blocks[first_layer:], self._calls[first_layer:], strict=True
+            ):
+                output = block(hidden, *args, **kwargs)
+                hidden = output[0] if isinstance(output, tuple) else output
+            return self._finish(hidden[:, self._read.to(hidden.device)])
+
+    def _finish(self, hidden: Tensor) -> Tensor:
+        return final_logits(self.model.model, self.model.architecture.final_norm(hidden)).float()
+
+    def _first_pass(self, tree: PromptTree) -> Tensor:
+        model = self.model
+        last: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+            if self._from_any_layer or not self._residuals:
+                self._residuals.append(args[0] if args else kwargs["hidden_states"])
+            self._calls.append((args[1:], rest))
+
+        def keep_last(module: nn.Module, args: tuple[Any, ...]) -> None:
+            last.append(args[0][:, self._read.to(args[0].device)])
+
+        with model.lock, ExitStack() as stack, torch.inference_mode():
+            for block in model.architecture.blocks:
+                stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            stack.callback(model.architecture.final_norm.register_forward_pre_hook(keep_last).remove)
+            with as_onednn(self._onednn):
+                output = model.model(
+                    input_ids=tree.ids[None].to(model.device),
+                    attention_mask=_masks(model, tree),
+                    position_ids=tree.depths[None].to(model.device),
+                    use_cache=False,
+                    logits_to_keep=self._read.to(model.device),
+                )
+                logits: Tensor = output.logits[0].float()
+        with torch.inference_mode():
+            ours = self._finish(last[0])[0]
+        tolerance = HEAD_TOLERANCE.get(model.dtype, ROUGH_HEAD_TOLERANCE)
+        if not float((ours - logits).abs().max()) <= tolerance * float(logits.abs().max()):
+            raise ModelError(
+                f"{model.label} ends in a step that is not known here, so its directions cannot be scored. Choose "
+                "another model."
+            )
+        return logits
+
+
+def _masks(model: ChatModel, tree: PromptTree) -> Any:
+    """The tree's attention mask as the model takes it, one a kind of layer where it has several."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or [])
+    window = getattr(config, "sliding_window", None)
+    whole = tree.mask(model.dtype).to(model.device)
+    if window is None or tree.longest <= window:
+        return whole if len(kinds) < 2 else dict.fromkeys(kinds, whole)
+    sliding = tree.mask(model.dtype, window).to(model.device)
+    if len(kinds) > 1:
+        return {kind: whole if kind == "full_attention" else sliding for kind in kinds}
+    return whole if kinds == {"full_attention"} else sliding
