@@ -18,7 +18,7 @@ import torch
 from benchmarks.machine import print_machine
 from steering import ContrastSet, Direction, Example, Variant, load_model, stream_side_by_side
 from steering.activations import RESPONSE, class_means, residuals
-from steering.calibration import mean_negative_log_likelihood
+from steering.calibration import mean_negative_log_likelihoods, repeated_share
 from steering.contrast import preset_names
 from steering.models import ChatModel
 from steering.preset_directions import preset_direction
@@ -38,12 +38,6 @@ def ends_of(model: ChatModel, direction: Direction, data: ContrastSet) -> list[f
     """Where the means of the set's positive and negative side lie along the direction at its layer."""
     sides = class_means(model, [data.positive, data.negative])
     return [float(side.means[0, direction.layer] @ direction.unit) for side in sides]
-
-
-def repeated(ids: list[int]) -> float:
-    """The share of 3-grams that occurred before in the same reply."""
-    grams = list(zip(ids, ids[1:], ids[2:], strict=False))
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def main() -> None:
@@ -82,9 +76,9 @@ def main() -> None:
                 ideas = [float("nan")] * len(variants)
                 if direction.position == RESPONSE:
                     ideas = idea_in(model, direction, ends, question, step.texts)
-                likelihoods = [mean_negative_log_likelihood(model, messages, ids) for ids in step.token_ids]
+                likelihoods = mean_negative_log_likelihoods(model, messages, step.token_ids)
                 for variant, idea, likelihood, ids in zip(variants, ideas, likelihoods, step.token_ids, strict=True):
-                    rows[variant.name].append((idea, likelihood - likelihoods[0], repeated(ids)))
+                    rows[variant.name].append((idea, likelihood - likelihoods[0], repeated_share(ids)))
                 if arguments.texts:
                     print(f"\n{name}: {question}")
                     for variant, text in zip(variants, step.texts, strict=True):

@@ -4,46 +4,65 @@ The method is that of Arditi et al. 2024, "Refusal in Language Models Is Mediate
 (arXiv 2406.11717). Names are imported on first use, so that a program can show itself before torch is loaded.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steering.contrast import ContrastSet, Example
     from steering.directions import Candidates, Direction, difference_in_means
     from steering.errors import SteeringError
+    from steering.finding import score_candidates
     from steering.generation import Step, stream_side_by_side
-    from steering.interventions import Ablation, Addition, Variant
+    from steering.interventions import Ablation, Addition, AffineAblation, Capping, Variant
     from steering.models import ChatModel, load_model
+    from steering.orthogonalize import orthogonalize
+    from steering.selection import CandidateScore, NoCandidateError, select_candidate
 
 _HOMES = {
     "Ablation": "interventions",
     "Addition": "interventions",
+    "AffineAblation": "interventions",
+    "CandidateScore": "selection",
     "Candidates": "directions",
+    "Capping": "interventions",
     "ChatModel": "models",
     "ContrastSet": "contrast",
     "Direction": "directions",
     "Example": "contrast",
+    "NoCandidateError": "selection",
     "SteeringError": "errors",
     "Step": "generation",
     "Variant": "interventions",
     "difference_in_means": "directions",
     "load_model": "models",
+    "orthogonalize": "orthogonalize",
+    "score_candidates": "finding",
+    "select_candidate": "selection",
     "stream_side_by_side": "generation",
 }
 
 __all__ = [
     "Ablation",
     "Addition",
+    "AffineAblation",
+    "CandidateScore",
     "Candidates",
+    "Capping",
     "ChatModel",
     "ContrastSet",
     "Direction",
     "Example",
+    "NoCandidateError",
     "SteeringError",
     "Step",
     "Variant",
     "difference_in_means",
     "load_model",
+    "orthogonalize",
+    "score_candidates",
+    "select_candidate",
     "stream_side_by_side",
 ]
 
@@ -52,3 +71,17 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module “steering” has no “{name}”")
     return getattr(import_module(f"steering.{_HOMES[name]}"), name)
+
+
+class _Package(ModuleType):
+    """This package, in which a public name is never hidden by the module of the same name (``orthogonalize``).
+
+    Importing a module sets it as an attribute of its package; here that attribute becomes what bears its name in it.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_hiding = isinstance(value, ModuleType) and _HOMES.get(name) == name
+        super().__setattr__(name, getattr(value, name) if is_hiding else value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -223,6 +223,13 @@ class CandidateSearch:
                 kl_sum = math.fsum(values) / total
         return CandidateScore(*one.place, means[BYPASS], means[INDUCE], means[KL], kl_at_least=kl_sum)
 
+    def complete(self, place: Place) -> CandidateScore:
+        """Score one candidate to the end, whatever is known of it; the limits do not matter."""
+        one = next(candidate for candidate in self._all if candidate.place == place)
+        for _ in self._decide([one], None, None):
+            pass
+        return self._score(one)
+
     def values(self, place: Place, score: str) -> Tensor:
         """The numbers behind a score of one candidate, one an example, in the validation set's order; float64."""
         one = next(candidate for candidate in self._all if candidate.place == place)

@@ -26,6 +26,56 @@ CENTRING_RANK = 12
 
 
 @dataclass(frozen=True, eq=False)
+class NeutralMeans:
+    """Where the negative side's mean activations μ^(l) lie along a few axes, at every layer.
+
+    The whole means would make a direction's file a hundred times as large, and interventions ask only how far they
+    reach along what is taken out. The axes are kept beside the numbers, so that another basis gets numbers of its own.
+
+    Attributes:
+        axes: orthonormal rows, float32 ``[n_axes, d_model]``.
+        components: μ^(l) · axis, float32 ``[n_layers, n_axes]``, in the stream's own units.
+
+    Raises:
+        DirectionError: if shapes do not fit, a number is not finite, or the axes are not orthonormal.
+    """
+
+    axes: Tensor
+    components: Tensor
+
+    def __post_init__(self) -> None:
+        axes, components = list(self.axes.shape), list(self.components.shape)
+        if len(axes) != 2 or not 1 <= axes[0] <= axes[1] or len(components) != 2 or components[1] != axes[0]:
+            raise DirectionError(
+                f"The neutral means of a direction have axes of shape {axes} and components of shape {components}; "
+                "they must be [n_axes, d_model] and [n_layers, n_axes]. Compute it again."
+            )
+        if not (torch.isfinite(self.components).all() and _is_orthonormal(self.axes)):
+            raise DirectionError(
+                "The neutral means of a direction have numbers that are not finite, or axes that are not orthonormal. "
+                "Compute it again."
+            )
+
+    @classmethod
+    def along(cls, vectors: Tensor, means: Tensor) -> NeutralMeans:
+        """Keep of ``means``, ``[n_layers, d_model]``, what lies in the span of ``vectors``, ``[n, d_model]``."""
+        _, lengths, rows = torch.linalg.svd(vectors.double(), full_matrices=False)
+        axes = rows[lengths > 1e-6 * lengths[0]]
+        return cls(axes.float().contiguous(), (means.double() @ axes.T).float().contiguous())
+
+    def projections(self, basis: Tensor) -> Tensor | None:
+        """R̂ μ^(l) for orthonormal rows R̂, ``[k, d_model]``: float32 ``[n_layers, k]``.
+
+        None if they lead out of the axes' span, for there the means are not known.
+        """
+        axes = self.axes.double()
+        inside = basis.double() @ axes.T
+        if not float((inside @ axes - basis).norm(dim=-1).max()) < 1e-3:
+            return None
+        return (self.components.double() @ inside.T).float()
+
+
+@dataclass(frozen=True, eq=False)
 class Direction:
     """One idea as a direction in the residual stream.
 
@@ -38,6 +88,7 @@ class Direction:
         mean_residual_norm: mean ‖x^(layer)‖ of the negative side at that position; the unit of a dose.
         name: for people.
         card: where it came from: ``model``, ``revision``, ``n_layers``, ``d_model``, ``data``, ``data_sha256``, scores.
+        neutral: what is known of the negative side's means, or None: in older files, and where another tool made it.
 
     Raises:
         DirectionError: if a number is not finite, a norm is not positive, or shapes do not fit.
@@ -50,6 +101,7 @@ class Direction:
     mean_residual_norm: float
     name: str = "direction"
     card: dict[str, Any] = field(default_factory=dict)
+    neutral: NeutralMeans | None = None
 
     def __post_init__(self) -> None:
         rank_fits = self.ablation_basis.ndim == 2 and 1 <= len(self.ablation_basis) <= self.ablation_basis.shape[1]
@@ -73,9 +125,13 @@ class Direction:
                 f"“{self.name}” has a mean residual norm of {self.mean_residual_norm}, which must be a positive "
                 "number. Compute it again."
             )
-        gram = self.ablation_basis @ self.ablation_basis.T
-        if not torch.allclose(gram, torch.eye(len(gram)), atol=1e-3):
+        if not _is_orthonormal(self.ablation_basis):
             raise DirectionError(f"The basis of “{self.name}” is not orthonormal. Compute the direction again.")
+        if self.neutral is not None and self.neutral.axes.shape[1] != len(self.vector):
+            raise DirectionError(
+                f"“{self.name}” has a vector of width {len(self.vector)} and neutral means of width "
+                f"{self.neutral.axes.shape[1]}. Compute it again."
+            )
 
     @property
     def norm(self) -> float:
@@ -97,6 +153,14 @@ class Direction:
         """Whether what is ablated differs from what is added."""
         return not torch.allclose(self.ablation_unit, self.unit, atol=1e-5)
 
+    @property
+    def neutral_projections(self) -> Tensor | None:
+        """R̂ μ^(l), the negative side's mean at each layer along the ablation basis, float32 ``[n_layers, k]``.
+
+        μ is read at the direction's position. None where it is not known, as for a basis that was put in later.
+        """
+        return None if self.neutral is None else self.neutral.projections(self.ablation_basis)
+
     def plain(self) -> Direction:
         """The same direction, ablated as it is instead of centred."""
         return replace(self, ablation_basis=self.unit[None])
@@ -110,7 +174,7 @@ class Direction:
         return dose * self.mean_residual_norm / self.norm
 
     def save(self, path: str | Path) -> Path:
-        """Write a safetensors file; everything but the two tensors is JSON in its metadata."""
+        """Write a safetensors file; everything but the tensors is JSON in its metadata."""
         from safetensors.torch import save_file
 
         described = {
@@ -121,12 +185,17 @@ class Direction:
             "card": {**self.card, "norm": self.norm},
         }
         tensors = {"vector": self.vector.contiguous(), "ablation_basis": self.ablation_basis.contiguous()}
+        if self.neutral is not None:
+            tensors |= {
+                "neutral_axes": self.neutral.axes.contiguous(),
+                "neutral_components": self.neutral.components.contiguous(),
+            }
         save_file(tensors, path, metadata={"format": FORMAT, "version": "1", "direction": json.dumps(described)})
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, model: ChatModel | None = None) -> Direction:
-        """Read a file written by :meth:`save`; nothing is unpickled.
+        """Read a file written by :meth:`save`, also an older one without ``neutral``; nothing is unpickled.
 
         Raises:
             DirectionError: if it is no such file, is damaged, or was made for a model of another width or depth.
@@ -141,6 +210,7 @@ class Direction:
                 mean_residual_norm=_positive(described["mean_residual_norm"]),
                 name=str(described["name"])[:80],
                 card=dict(described["card"]),
+                neutral=_neutral_means(tensors),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DirectionError(
@@ -154,6 +224,8 @@ class Direction:
     def require_fit(self, model: ChatModel) -> None:
         """Raise DirectionError unless width and depth are those of ``model``."""
         width, depth = len(self.vector), self.card.get("n_layers", model.n_layers)
+        if self.neutral is not None and depth == model.n_layers:
+            depth = len(self.neutral.components)
         if width != model.d_model or depth != model.n_layers or not 0 <= self.layer < model.n_layers:
             raise DirectionError(
                 f"“{self.name}” was made for a model of width {width} with {depth} layers (layer {self.layer}); "
@@ -176,12 +248,24 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 )
             described = json.loads(about["direction"])
             json.dumps(described, ensure_ascii=False).encode()  # refuses half a character, which no page can show
-            tensors = {name: file.get_tensor(name) for name in ("vector", "ablation_basis")}
+            optional = {"neutral_axes", "neutral_components"} & set(file.keys())
+            tensors = {name: file.get_tensor(name) for name in ("vector", "ablation_basis", *optional)}
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
         raise DirectionError(f"{path.name} is not a direction file, or is damaged. Download it again.") from error
     if not isinstance(described, dict) or not all(tensor.is_floating_point() for tensor in tensors.values()):
         raise DirectionError(f"{path.name} does not hold a direction in floating-point numbers. Download it again.")
     return described, tensors
+
+
+def _neutral_means(tensors: dict[str, Tensor]) -> NeutralMeans | None:
+    """The neutral means in a file's tensors; a KeyError if only a half of them is there."""
+    if "neutral_axes" not in tensors and "neutral_components" not in tensors:
+        return None
+    return NeutralMeans(tensors["neutral_axes"].float(), tensors["neutral_components"].float())
+
+
+def _is_orthonormal(rows: Tensor) -> bool:
+    return torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-3)
 
 
 def _integer(value: Any) -> int:
@@ -219,8 +303,10 @@ class Candidates:
     def n_layers(self) -> int:
         return self.vectors.shape[1]
 
-    def direction(self, position: int, layer: int, name: str | None = None) -> Direction:
+    def direction(self, position: int, layer: int, name: str | None = None, *, projected: bool = False) -> Direction:
         """The candidate at one place as a :class:`Direction`.
+
+        ``projected``: without what it shares with the negative side's mean there; see :func:`projected_off`.
 
         Raises:
             DirectionError: if there is no such place, or the two sides do not differ there.
@@ -231,22 +317,43 @@ class Candidates:
                 f"layers 0 to {self.n_layers - 1}."
             )
         row = self.positions.index(position)
-        vector = self.vectors[row, layer]
+        vector, means = self.vectors[row, layer].clone(), self.negative.means[row]
+        card = dict(self.card)
+        if projected:
+            vector = projected_off(vector, means[layer])
+            card["projected"] = True
         if not float(vector.norm()) > 1e-6 * float(self.negative.norms[row, layer]):
             raise DirectionError(
-                f"The two sides do not differ at position {position}, layer {layer}, so there is no direction there. "
+                f"The two sides do not differ at position {position}, layer {layer}"
+                f"{' but in how far the negative mean reaches' if projected else ''}, so there is no direction there. "
                 "Choose a later layer."
             )
-        ablated = centred(vector, self.negative.means[row]) if position == RESPONSE else vector
+        ablated = centred(vector, means) if position == RESPONSE else vector
         return Direction(
-            vector=vector.clone(),
+            vector=vector,
             ablation_basis=(ablated / ablated.norm())[None],
             layer=layer,
             position=position,
             mean_residual_norm=float(self.negative.norms[row, layer]),
             name=name or str(self.card.get("data", "direction")),
-            card=dict(self.card),
+            card=card,
+            neutral=NeutralMeans.along(torch.stack([vector / vector.norm(), ablated / ablated.norm()]), means),
         )
+
+
+def projected_off(vector: Tensor, neutral_mean: Tensor) -> Tensor:
+    """r − (r · μ̂) μ̂, the part of r orthogonal to the negative side's mean at the same place; float32 ``[d_model]``.
+
+    What r shares with the mean tells how strongly the model does what it does anyway, rather than what sets the idea
+    apart. Source: J. Lai, "Projected Abliteration", 2025 (huggingface.co/blog/grimjim/projected-abliteration).
+
+    Args:
+        vector: r, ``[d_model]``.
+        neutral_mean: μ, ``[d_model]``.
+    """
+    exact, mean = vector.double(), neutral_mean.double()
+    mean_unit = mean / mean.norm().clamp_min(1e-12)
+    return (exact - (exact @ mean_unit) * mean_unit).float()
 
 
 def centred(vector: Tensor, neutral_means: Tensor, rank: int = CENTRING_RANK) -> Tensor:

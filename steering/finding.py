@@ -182,17 +182,32 @@ class Finder:
             NoCandidateError: if nothing is within the limits; :meth:`relaxed` then says what one press would change.
         """
         limits = limits or self.limits
-        scores = self.search.run(limits, progress=progress, on_score=on_score)
-        best = select_candidate(scores, self.candidates.n_layers, limits)
+        self.search.run(limits, progress=progress, on_score=on_score)
+        best = self._selected(limits)
         return Selection(
             direction=self.direction(best, limits, name),
             score=best,
-            scores=scores,
+            scores=self.search.scores(),
             limits=limits,
             unsteered=self.scorer.unsteered,
             candidates=self.candidates,
             prepared=self.prepared,
         )
+
+    def _selected(self, limits: Limits) -> CandidateScore:
+        """The winner. If there is none, the nearest misses are scored to the end, for what they fail is to be known.
+
+        A candidate dropped at one limit may fail another too; only one that fails a single limit shows which is in the
+        way.
+        """
+        while True:
+            try:
+                return select_candidate(self.search.scores(), self.candidates.n_layers, limits)
+            except NoCandidateError as error:
+                nearest = next((miss.score for miss in error.misses if len(miss.failed) == 1), None)
+                if nearest is None or nearest.is_complete or nearest.is_unknown:
+                    raise
+                self.search.complete(nearest.place)
 
     def relaxed(self, error: NoCandidateError) -> Limits | None:
         """``error.limits`` with the one in the way relaxed, or None if no single one is.
@@ -217,6 +232,7 @@ class Finder:
         card: dict[str, Any] = {
             "data_sha256": prepared.data.sha256,
             "seed": prepared.seed,
+            "filtered": prepared.filtered,
             "n_validation": [len(prepared.validation.positive), len(prepared.validation.negative)],
             "scores": {
                 "bypass": score.bypass_score,

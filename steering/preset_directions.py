@@ -89,10 +89,7 @@ def main() -> None:
     SHIPPED.mkdir(exist_ok=True)
     for name, direction in directions.items():
         card = preset_card(name)
-        questions = [*card["calls_for"][:2], *card["does_not"][:2]]
-        start = float(card["bundled"]["coefficient"])
-        grid = [round(start * step / 4, 4) for step in range(1, 12)]
-        strength = coefficient_range(model, direction, questions, grid).as_card(start)
+        strength = coefficient_range(model, direction).as_card(float(card["bundled"]["coefficient"]))
         replace(direction, card=direction.card | {"strength": strength}).save(SHIPPED / f"{name}.safetensors")
         print(f"{name}: layer {direction.layer}, AUROC {direction.card['auroc']}, strength {strength}", flush=True)
 

@@ -76,6 +76,11 @@ class CandidateScore:
         return self.position, self.layer
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is known of it."""
+        return self.bypass_score is self.induce_score is self.kl_score is None and not self.kl_at_least
+
+    @property
     def is_complete(self) -> bool:
         return None not in (self.bypass_score, self.induce_score, self.kl_score)
 
@@ -170,7 +175,7 @@ def no_candidate(scores: Sequence[CandidateScore], n_layers: int, limits: Limits
     def distance(miss: Miss) -> tuple[bool, int, float]:
         # One that was never scored, for its layer is too late, is not near: nothing is known of it.
         score, off = miss.score, 0.0
-        unknown = "undefined" in miss.failed or (score.bypass_score is score.induce_score is score.kl_score is None)
+        unknown = "undefined" in miss.failed or score.is_unknown
         if "induce" in miss.failed and score.induce_score is not None:
             off += (limits.induce - score.induce_score) / spread["induce"]
         if "kl" in miss.failed:

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,15 @@ from torch import Tensor
 
 from steering.activations import RESPONSE
 from steering.contrast import ContrastSet, Example
-from steering.directions import FORMAT, Candidates, Direction, centred, difference_in_means
+from steering.directions import (
+    FORMAT,
+    Candidates,
+    Direction,
+    NeutralMeans,
+    centred,
+    difference_in_means,
+    projected_off,
+)
 from steering.errors import Cancelled, DirectionError
 from steering.models import ChatModel
 
@@ -181,6 +190,126 @@ def test_a_vector_in_the_span_cannot_be_centred() -> None:
     unit_means = means / means.norm(dim=-1, keepdim=True)
     inside = torch.linalg.svd(unit_means, full_matrices=False).Vh[0]
     assert centred(inside, means).norm() < 1e-5
+
+
+# --- where the negative side's means lie ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_responses", [False, True])
+def test_a_direction_knows_where_the_negative_means_lie(with_responses: bool, tiny: Tiny) -> None:
+    """Along what is ablated, be it centred or plain, at every layer, at the direction's own position."""
+    candidates = difference_in_means(tiny("gemma2"), contrast(with_responses))
+    position = RESPONSE if with_responses else -2
+    made = candidates.direction(position, 2)
+    assert made.is_centred == with_responses
+    means = candidates.negative.sums[candidates.positions.index(position)] / candidates.negative.count
+    for one in (made, made.plain()):
+        assert one.neutral_projections is not None
+        assert one.neutral_projections.dtype == torch.float32
+        expected = means @ one.ablation_basis.double().T
+        torch.testing.assert_close(one.neutral_projections.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_another_basis_gets_numbers_of_its_own_or_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(3, 8, generator=generator)
+    axes = torch.linalg.qr(torch.randn(8, 3, generator=generator)).Q.T.contiguous()
+    made = direction(ablation_basis=axes[:2], neutral=NeutralMeans.along(axes, means))
+    torch.testing.assert_close(made.neutral_projections, means @ axes[:2].T)
+    turned = torch.nn.functional.normalize(axes[:1] - 2 * axes[2:], dim=-1)
+    torch.testing.assert_close(replace(made, ablation_basis=turned).neutral_projections, means @ turned.T)
+    outside = torch.nn.functional.normalize(axes[:1] + 0.1 * torch.randn(1, 8, generator=generator), dim=-1)
+    assert replace(made, ablation_basis=outside).neutral_projections is None
+    assert made.plain().neutral_projections is None  # its vector is none of these
+    assert direction().neutral_projections is None
+
+
+def test_the_neutral_means_survive_a_file(tiny: Tiny, tmp_path: Path) -> None:
+    made = difference_in_means(tiny("gemma2"), contrast(True)).direction(RESPONSE, 2)
+    back = Direction.load(made.save(tmp_path / "sea.safetensors"), model=tiny("gemma2"))
+    assert torch.equal(back.neutral_projections, made.neutral_projections)
+    assert torch.equal(back.plain().neutral_projections, made.plain().neutral_projections)
+
+
+def test_a_file_from_before_they_were_kept_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path)  # vector, basis and description, as version 1 wrote them first
+    assert Direction.load(path).neutral is None
+    assert Direction.load(path).neutral_projections is None
+
+
+def test_half_precision_neutral_means_are_read(tmp_path: Path) -> None:
+    made = direction()
+    neutral = NeutralMeans.along(made.vector[None], torch.randn(3, 8, generator=torch.Generator().manual_seed(0)))
+    tensors = {"vector": made.vector, "ablation_basis": made.ablation_basis, "neutral_axes": neutral.axes}
+    tensors |= {"neutral_components": neutral.components}
+    read = Direction.load(write(tmp_path, {name: tensor.half() for name, tensor in tensors.items()}))
+    expected = neutral.projections(made.ablation_basis)
+    torch.testing.assert_close(read.neutral_projections, expected, atol=1e-2, rtol=1e-2)
+
+
+AXES = {"neutral_axes": torch.eye(8)[:1], "neutral_components": torch.ones(3, 1)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"neutral_axes": None},
+        {"neutral_components": None},
+        {"neutral_axes": torch.eye(8)[0]},
+        {"neutral_axes": torch.eye(8)[:2]},
+        {"neutral_axes": torch.eye(9)[:1]},
+        {"neutral_axes": 2 * torch.eye(8)[:1]},
+        {"neutral_axes": torch.full((1, 8), math.nan)},
+        {"neutral_axes": torch.ones(20_000, 8), "neutral_components": torch.ones(3, 20_000)},
+        {"neutral_axes": torch.ones(1, 8, dtype=torch.int32)},
+        {"neutral_components": torch.full((3, 1), math.inf)},
+        {"neutral_components": torch.ones(3)},
+        {"neutral_components": torch.empty(3, 0), "neutral_axes": torch.empty(0, 8)},
+    ],
+)
+def test_malformed_neutral_means_are_refused(changes: dict[str, Tensor | None], tmp_path: Path) -> None:
+    made = direction()
+    tensors = {"vector": made.vector, "ablation_basis": made.ablation_basis, **AXES}
+    assert Direction.load(write(tmp_path, tensors)).neutral_projections is None  # r is not along this axis
+    kept = {name: tensor for name, tensor in {**tensors, **changes}.items() if tensor is not None}
+    with pytest.raises(DirectionError):
+        Direction.load(write(tmp_path, kept))
+
+
+def test_neutral_means_of_another_depth_are_refused(tiny: Tiny) -> None:
+    neutral = NeutralMeans.along(torch.eye(64)[:1], torch.ones(5, 64))
+    with pytest.raises(DirectionError, match=r"width 64 with 5 layers.*llama3 has width 64 and 3 layers"):
+        direction(width=64, neutral=neutral).require_fit(tiny("llama3"))
+
+
+# --- projected ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_responses", [False, True])
+def test_a_projected_direction_is_orthogonal_to_the_negative_mean(with_responses: bool, tiny: Tiny) -> None:
+    candidates = difference_in_means(tiny("llama3"), contrast(with_responses))
+    position = RESPONSE if with_responses else -2
+    row = candidates.positions.index(position)
+    plain, made = (candidates.direction(position, 2, projected=projected) for projected in (False, True))
+    mean = candidates.negative.means[row, 2].double()
+    assert abs(float(plain.unit.double() @ mean)) > 0.01
+    assert abs(float(made.unit.double() @ mean)) < 1e-5
+    taken = plain.vector.double() - made.vector.double()
+    torch.testing.assert_close(taken, mean * (plain.vector.double() @ mean) / (mean @ mean), atol=1e-5, rtol=1e-5)
+    assert made.is_centred == with_responses
+    assert made.plain().neutral_projections[2].abs() < 1e-5  # the mean has no part along it at its own layer
+    assert made.card["projected"] is True
+    assert "projected" not in plain.card
+    assert "projected" not in candidates.card
+
+
+def test_a_direction_along_the_negative_mean_leaves_nothing_when_projected(tiny: Tiny) -> None:
+    candidates = difference_in_means(tiny("llama3"), contrast(False))
+    along = replace(candidates, vectors=0.5 * candidates.negative.means)
+    assert along.direction(-1, 1).norm > 0
+    with pytest.raises(DirectionError, match="do not differ at position -1, layer 1 but in how far"):
+        along.direction(-1, 1, projected=True)
+    assert torch.equal(projected_off(torch.ones(4), torch.zeros(4)), torch.ones(4))  # no mean, nothing to take
 
 
 # --- numbers on them ------------------------------------------------------------------------------------------------

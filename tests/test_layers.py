@@ -30,11 +30,11 @@ LAYERS = (
     ("catalogue", "models"),
     ("activations", "contrast"),
     ("directions", "interventions", "metrics", "separation"),
-    ("candidate_search", "finding", "score_store", "scoring", "selection", "tree_pass"),
+    ("candidate_search", "finding", "score_store", "scoring", "selection", "tree_pass", "trust"),
     ("conversation", "exchange", "generation", "orthogonalize", "sampling"),
     ("calibration", "evaluate", "explain"),
     ("preset_directions",),
-    ("cli", "ui"),
+    ("cli", "cli_chat", "__main__", "ui"),
 )
 
 

@@ -1,0 +1,358 @@
+"""The command line: ``python -m steering COMMAND``. It does what the page does, with the same code.
+
+Results go to the standard output, as a few lines or (``--json``) as one object; progress and errors go to the standard
+error. Exit status: 0, 2 for a mistake of whoever called it, 1 for anything else, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steering.errors import SteeringError
+
+if TYPE_CHECKING:
+    from steering.directions import Direction
+    from steering.finding import Finder, Prepared, Selection
+    from steering.models import ChatModel
+    from steering.progress import Progress
+
+SWEET_SPOT, BREAKING_POINT = "sweet_spot", "breaking_point"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except SteeringError as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{options.command}: stopped.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"{options.command}: something went wrong: {error!r}", file=sys.stderr)
+        return 1
+    if result is not None:
+        print(json.dumps(result) if options.json else _as_text(result))
+    return 0
+
+
+# ---------------------------------------------------------------- what there is
+
+
+_ITS_FILE = "its file, which gets the figures unless --out is given"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m steering", description="Directions in a chat model's residual stream."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    compute = _command(commands, "compute", _compute, "difference in means of a contrast set, at one place")
+    _about_data(compute)
+    compute.add_argument("--position", type=int, help="default: where held-out texts are told apart best")
+    compute.add_argument("--layer", type=int)
+    select = _command(commands, "select", _select, "the best place by the three scores, and its useful strength")
+    _about_data(select)
+    _about_selection(select)
+    calibrate = _command(commands, "calibrate", _calibrate, "measure how far a direction can be turned up")
+    calibrate.add_argument("--direction", required=True, type=Path, help=_ITS_FILE)
+    card = _command(commands, "card", _card, "how far to trust a direction: its figures beside those of controls")
+    _about_data(card)
+    card.add_argument("--direction", required=True, type=Path, help=_ITS_FILE)
+    edit = _command(commands, "orthogonalize", _orthogonalize, "write a model without the direction, for good")
+    edit.add_argument("--direction", required=True, help="a file or a preset's name")
+    chat = _command(commands, "chat", _chat, "three answers side by side")
+    chat.add_argument("--direction", default="poetic", help="a file or a preset's name (default: poetic)")
+    chat.add_argument("--message", help="ask this once; without it, ask as long as you like")
+    chat.add_argument("--coefficient", type=float, help="default: the direction's own start")
+    chat.add_argument("--tokens", type=int, default=120, help="the longest answer")
+    chat.add_argument("--temperature", type=float, default=0.0)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], dict[str, Any] | None], words: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=f"{words[0].upper()}{words[1:]}."
+    )
+    command.set_defaults(run=run)
+    command.add_argument("--model", default="bundled", help="“bundled”, a hub id, a folder, or a .gguf file")
+    command.add_argument("--device", help="cpu, cuda, or auto")
+    command.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"])
+    command.add_argument("--quantization", choices=["8bit", "4bit"], help="through bitsandbytes")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, help="where to write")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--quiet", action="store_true", help="no progress")
+    return command
+
+
+def _about_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", required=True, help="a preset's name, or a file of examples")
+    command.add_argument("--negative", type=Path, help="the side without the idea, when it is a file of its own")
+    command.add_argument("--name", help="what to call the direction")
+
+
+def _about_selection(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--first-tokens", nargs="+", metavar="TEXT", help="first tokens that stand for the idea")
+    command.add_argument("--refusal", action="store_true", help="the paper's limits and filter (the preset has them)")
+    command.add_argument("--no-filter", action="store_true", help="keep examples on the wrong side of the metric")
+    command.add_argument("--relax", action="store_true", help="if nothing passes, relax the limit in the way")
+    command.add_argument("--fresh", action="store_true", help="score anew, and keep no scores")
+    command.add_argument("--no-calibration", action="store_true", help="leave the strength unmeasured")
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _compute(options: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from steering.directions import difference_in_means
+    from steering.separation import separation
+
+    model, data = _model(options), _data(options)
+    train, held_out = data.split(seed=options.seed)
+    with _bar(options) as progress:
+        candidates = difference_in_means(model, train, progress=progress)
+        measured = separation(model, candidates, held_out, progress=progress)
+    position, layer = measured.suggested()
+    position = position if options.position is None else options.position
+    layer = layer if options.layer is None else options.layer
+    direction = candidates.direction(position, layer, options.name)
+    row = measured.positions.index(position)
+    scores = {
+        "auroc": round(float(measured.auroc[row, layer]), 4),
+        "sorted_right": [int(measured.right[row, layer]), measured.total],
+    }
+    direction = replace(direction, card=direction.card | {"data_sha256": data.sha256, "seed": options.seed} | scores)
+    file = direction.save(options.out or Path(f"{data.name}.safetensors"))
+    return {"position": position, "layer": layer, "norm": direction.norm, **scores, "file": str(file)}
+
+
+def _select(options: argparse.Namespace) -> dict[str, Any]:
+    from steering.calibration import calibrated, metric_plateau
+    from steering.finding import Finder, prepare, scores_folder
+
+    model, data = _model(options), _data(options)
+    prepared = prepare(
+        model,
+        data,
+        tokens=options.first_tokens,
+        is_refusal=True if options.refusal else None,
+        filtered=False if options.no_filter else None,
+        seed=options.seed,
+    )
+    _tell_notes(prepared)
+    with _bar(options) as progress:
+        finder = Finder(model, prepared, store=None if options.fresh else scores_folder(), progress=progress)
+        found = _found(finder, options, progress)
+        direction = found.direction
+        if not options.no_calibration:
+            direction = calibrated(model, direction, progress=progress)
+            strength = direction.card["strength"]
+            strength["metric"] = metric_plateau(finder.scorer, direction, strength["coefficients"])
+    file = direction.save(options.out or Path(f"{data.name}.safetensors"))
+    score = found.score
+    return {
+        "position": score.position,
+        "layer": score.layer,
+        "bypass_score": score.bypass_score,
+        "induce_score": score.induce_score,
+        "kl_score": score.kl_score,
+        "coefficient": _coefficient(direction),
+        "relaxed": found.limits.relaxed,
+        "file": str(file),
+    }
+
+
+def _found(finder: Finder, options: argparse.Namespace, progress: Progress) -> Selection:
+    """The selection; with ``--relax`` under one relaxed limit where nothing passes."""
+    from steering.selection import NoCandidateError
+
+    try:
+        return finder.find(name=options.name, progress=progress)
+    except NoCandidateError as error:
+        limits = finder.relaxed(error) if options.relax else None
+        if limits is None:
+            raise
+        print(limits.relaxed, file=sys.stderr)
+        return finder.find(limits, name=options.name, progress=progress)
+
+
+def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
+    from steering.calibration import calibrated
+    from steering.directions import Direction
+
+    model = _model(options)
+    direction = Direction.load(options.direction, model)
+    with _bar(options) as progress:
+        direction = calibrated(model, direction, progress=progress)
+    file = direction.save(options.out or options.direction)
+    return {"coefficient": _coefficient(direction), "file": str(file)}
+
+
+def _card(options: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from steering.directions import Direction, difference_in_means
+    from steering.finding import prepare
+    from steering.scoring import scorer_for
+    from steering.trust import trust
+
+    model, data = _model(options), _data(options)
+    direction = Direction.load(options.direction, model)
+    prepared = prepare(model, data, filtered=direction.card.get("filtered"), seed=options.seed)
+    with _bar(options) as progress:
+        candidates = difference_in_means(model, prepared.train, progress=progress)
+        scorer = scorer_for(model, prepared.validation, prepared.tokens)
+        card = trust(
+            model, prepared, direction, candidates=candidates, scorer=scorer, seed=options.seed, progress=progress
+        )
+    file = replace(direction, card=direction.card | {"trust": card.as_card()}).save(options.out or options.direction)
+    return {**card.as_card(), "sentences": card.sentences(), "file": str(file)}
+
+
+def _orthogonalize(options: argparse.Namespace) -> dict[str, Any]:
+    from steering.orthogonalize import orthogonalize
+
+    if options.out is None:
+        raise SteeringError("Say where the edited model goes: --out FOLDER.")
+    direction = _direction(options, None)
+    with _bar(options) as progress:
+        folder = orthogonalize(source=options.model, direction=direction, out=options.out, progress=progress)
+    return {"folder": str(folder)}
+
+
+def _chat(options: argparse.Namespace) -> dict[str, Any] | None:
+    from steering.cli_chat import Columns, chat_once
+
+    model = _model(options)
+    direction = _direction(options, model)
+    start = direction.card.get("strength", {}).get("start")
+    coefficient = options.coefficient if options.coefficient is not None else (start or direction.coefficient(0.2))
+    if options.json and options.message is None:
+        raise SteeringError("With --json give the question: --message “…”.")
+    histories: list[list[dict[str, str]]] = [[], [], []]
+    settings = {"max_new_tokens": options.tokens, "temperature": options.temperature, "seed": options.seed}
+    columns = None if options.json else Columns(sys.stdout)
+    if options.message is not None:
+        texts = chat_once(model, direction, coefficient, histories, options.message, columns, **settings)
+        names = ("baseline", "ablated", "added")
+        return {"texts": dict(zip(names, texts, strict=True)), "coefficient": coefficient} if options.json else None
+    print("Ask, or press Ctrl-D to leave.", file=sys.stderr)
+    while (question := _asked()) is not None:
+        if question:
+            chat_once(model, direction, coefficient, histories, question, columns, **settings)
+    return None
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _asked() -> str | None:
+    """The next question, or None at the end."""
+    try:
+        return input("\n> ").strip()
+    except EOFError:
+        return None
+
+
+def _model(options: argparse.Namespace) -> ChatModel:
+    from transformers.utils import logging
+
+    from steering.models import load_model
+
+    logging.disable_progress_bar()
+    with _bar(options) as progress:
+        return load_model(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            quantization=options.quantization,
+            progress=progress,
+        )
+
+
+def _data(options: argparse.Namespace) -> Any:
+    from steering.contrast import ContrastSet
+
+    return ContrastSet.load(options.data, options.negative)
+
+
+def _direction(options: argparse.Namespace, model: ChatModel | None) -> Direction:
+    """A direction from its file, or a preset's; without a model only one that comes with the project."""
+    from steering.contrast import preset_names
+    from steering.directions import Direction
+    from steering.preset_directions import SHIPPED, preset_direction
+
+    if options.direction not in preset_names():
+        return Direction.load(options.direction, model)
+    if model is not None:
+        return preset_direction(model, options.direction)
+    if options.model == "bundled":
+        return Direction.load(SHIPPED / f"{options.direction}.safetensors")
+    return preset_direction(_model(options), options.direction)
+
+
+def _coefficient(direction: Direction) -> dict[str, Any] | None:
+    """The measured strength as every tool can read it."""
+    strength = direction.card.get("strength")
+    if not strength:
+        return None
+    return {SWEET_SPOT: strength["sweet"], BREAKING_POINT: strength["end"], "start": strength["start"]}
+
+
+def _tell_notes(prepared: Prepared) -> None:
+    for note in prepared.notes:
+        print(note, file=sys.stderr)
+    if prepared.tokens is not None:
+        named = ", ".join(repr(text) for text in prepared.tokens.texts)
+        print(f"First tokens {named}: {prepared.tokens.source}.", file=sys.stderr)
+
+
+class _bar:
+    """Progress on the standard error while a command works; nothing with ``--quiet``."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._quiet = options.quiet
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self._report
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _report(self, what: str, done: float, total: float) -> None:
+        if self._quiet:
+            return
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.desc != f"{what}: ":
+            self.__exit__()
+            shape = "{desc}{percentage:3.0f}% {elapsed}<{remaining}"
+            self._bar = tqdm(desc=what, total=total, file=sys.stderr, leave=False, bar_format=shape)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def _as_text(result: dict[str, Any]) -> str:
+    """A result as lines for people."""
+    lines = []
+    for key, value in result.items():
+        if value in ("", None):
+            continue
+        words = key.replace("_", " ")
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        lines.append(f"{words}: {shown if isinstance(shown, str | int) else json.dumps(shown)}")
+    return "\n".join(lines)
