@@ -161,7 +161,8 @@ def naively_edited(folder: Path, direction: Direction) -> ChatModel:
     chat = plainly(folder)
     rows = direction.ablation_basis
     weight = chat.architecture.embedding.weight
-    chat.model.get_output_embeddings().weight = torch.nn.Parameter(weight.clone())
+    if chat.model.get_output_embeddings().weight is weight:
+        chat.model.get_output_embeddings().weight = torch.nn.Parameter(weight.clone())
     weight -= (weight @ rows.T) @ rows
     for block in chat.architecture.blocks:
         for projection in (block.self_attn.o_proj, block.mlp.down_proj):
