@@ -6,7 +6,7 @@ ablation on the positive side, addition on the negative side, ablation on the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from steering.contrast import Example
 from steering.models import ChatModel
-
-Hook = Callable[..., Any]
 
 
 @dataclass(frozen=True)

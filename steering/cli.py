@@ -128,11 +128,7 @@ def _compute(options: argparse.Namespace) -> dict[str, Any]:
     position = position if options.position is None else options.position
     layer = layer if options.layer is None else options.layer
     direction = candidates.direction(position, layer, options.name)
-    row = measured.positions.index(position)
-    scores = {
-        "auroc": round(float(measured.auroc[row, layer]), 4),
-        "sorted_right": [int(measured.right[row, layer]), measured.total],
-    }
+    scores = measured.as_card(position, layer)
     direction = replace(direction, card=direction.card | {"data_sha256": data.sha256, "seed": options.seed} | scores)
     file = direction.save(options.out or Path(f"{data.name}.safetensors"))
     return {"position": position, "layer": layer, "norm": direction.norm, **scores, "file": str(file)}
@@ -217,8 +213,9 @@ def _card(options: argparse.Namespace) -> dict[str, Any]:
         card = trust(
             model, prepared, direction, candidates=candidates, scorer=scorer, seed=options.seed, progress=progress
         )
-    file = replace(direction, card=direction.card | {"trust": card.as_card()}).save(options.out or options.direction)
-    return {**card.as_card(), "sentences": card.sentences(), "file": str(file)}
+    figures = card.as_card()
+    file = replace(direction, card=direction.card | {"trust": figures}).save(options.out or options.direction)
+    return {**figures, "file": str(file)}
 
 
 def _orthogonalize(options: argparse.Namespace) -> dict[str, Any]:

@@ -54,13 +54,11 @@ def make_preset_direction(model: ChatModel, data: ContrastSet, progress: Progres
     position, layer = measured.suggested()
     if model.name == "bundled":
         position, layer = data.card["bundled"]["position"], data.card["bundled"]["layer"]
-    row = measured.positions.index(position)
     direction = candidates.direction(position, layer, name=data.card["title"])
     extra = {
         # The whole set, of which the candidates know the part they learned from.
         "data_sha256": data.sha256,
-        "auroc": round(float(measured.auroc[row, layer]), 4),
-        "sorted_right": [int(measured.right[row, layer]), measured.total],
+        **measured.as_card(position, layer),
     }
     return replace(direction, card=direction.card | extra)
 

@@ -151,7 +151,8 @@ class ResponseScorer:
     """
 
     def __init__(self, model: ChatModel, validation: ContrastSet) -> None:
-        pairs = list(zip(*_aligned(validation), strict=True))
+        positive, negative, _ = pairs_first(validation)
+        pairs = list(zip(positive, negative, strict=False))  # what has no counterpart at the end is left out
         sequences = [[list(chain(*response_sequence(model, example))) for example in pair] for pair in pairs]
         groups = []
         for start, end in _looks(len(pairs)):
@@ -228,12 +229,13 @@ def response_sequence(model: ChatModel, example: Example) -> tuple[list[int], li
     return model.encode(list(example.messages)), response
 
 
-def _aligned(data: ContrastSet) -> tuple[list[Example], list[Example]]:
-    """Both sides, equally long and pairs side by side; what has no counterpart is left out at the end."""
-    partner = {example.pair: example for example in data.negative if example.pair is not None}
-    paired = [example for example in data.positive if example.pair is not None and example.pair in partner]
+def pairs_first(data: ContrastSet) -> tuple[list[Example], list[Example], int]:
+    """Both sides with their pairs first, in the same order on either, and how many pairs there are."""
+    partner: dict[str | None, Example] = {one.pair: one for one in data.negative if one.pair is not None}
+    paired = [example for example in data.positive if example.pair in partner]
     taken = {example.pair for example in paired}
-    positive = [*paired, *(e for e in data.positive if e.pair not in taken)]
-    negative = [*(partner[e.pair] for e in paired if e.pair), *(e for e in data.negative if e.pair not in taken)]
-    n = min(len(positive), len(negative))
-    return positive[:n], negative[:n]
+    return (
+        [*paired, *(example for example in data.positive if example.pair not in taken)],
+        [*(partner[one.pair] for one in paired), *(example for example in data.negative if example.pair not in taken)],
+        len(paired),
+    )

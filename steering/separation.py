@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,14 @@ class Separation:
     total: int
     gap: NDArray[np.float64]
     positions: list[int]
+
+    def as_card(self, position: int, layer: int) -> dict[str, Any]:
+        """What was measured at one place, for a direction's card."""
+        row = self.positions.index(position)
+        return {
+            "auroc": round(float(self.auroc[row, layer]), 4),
+            "sorted_right": [int(self.right[row, layer]), self.total],
+        }
 
     def suggested(self) -> tuple[int, int]:
         """(position, layer) with the highest AUROC between 0.3 and 0.6 of the depth; ties go to the widest gap.

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steering.activations import ResidualReader, is_out_of_memory
-from steering.contrast import ContrastSet, Example
+from steering.contrast import ContrastSet
 from steering.errors import DirectionError, OutOfMemoryError, SteeringError
 from steering.progress import Progress, silent
-from steering.scoring import BYPASS, INDUCE, KL, Scorer
+from steering.scoring import BYPASS, INDUCE, KL, Scorer, pairs_first
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
@@ -366,7 +366,7 @@ def _read(
 
     Of each example only that place is kept.
     """
-    positive, negative, n_pairs = _pairs_first(prepared.train)
+    positive, negative, n_pairs = pairs_first(prepared.train)
     examples = [*positive, *negative, *prepared.validation.positive, *prepared.validation.negative]
     reader = ResidualReader(model, examples, batch_size)
     row = reader.positions.index(direction.position)
@@ -378,18 +378,6 @@ def _read(
     return (
         _Learned(stream[:n_train], len(positive), n_pairs),
         np.split(along, [len(prepared.validation.positive)]),
-    )
-
-
-def _pairs_first(data: ContrastSet) -> tuple[list[Example], list[Example], int]:
-    """Both sides with their pairs first, in the same order on either, and how many pairs there are."""
-    partner: dict[str | None, Example] = {one.pair: one for one in data.negative if one.pair is not None}
-    paired = [example for example in data.positive if example.pair in partner]
-    taken = {example.pair for example in paired}
-    return (
-        [*paired, *(example for example in data.positive if example.pair not in taken)],
-        [*(partner[one.pair] for one in paired), *(example for example in data.negative if example.pair not in taken)],
-        len(paired),
     )
 
 

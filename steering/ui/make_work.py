@@ -132,12 +132,7 @@ def _part_of(progress: Progress, before: float, of: float) -> Progress:
 def direction_at(candidates: Candidates, separation: Separation, position: int, layer: int, name: str) -> Direction:
     """The candidate at one place, with its scores in its card; raises DirectionError if there is none."""
     direction = candidates.direction(position, layer, name)
-    row = separation.positions.index(position)
-    scores = {
-        "auroc": round(float(separation.auroc[row, layer]), 4),
-        "sorted_right": [int(separation.right[row, layer]), separation.total],
-    }
-    return replace(direction, card=direction.card | scores)
+    return replace(direction, card=direction.card | separation.as_card(position, layer))
 
 
 def load_direction(path: str, model: ChatModel) -> Direction:
