@@ -39,11 +39,12 @@ EVERYDAY = (
     "How do plants make food?",
     "How do I learn a new language?",
 )
-WIDEST_DOSES = tuple(0.04 * 1.6**i for i in range(8))  # of the stream's usual length: 0.04 to 1.1
+WIDEST_DOSES = tuple(0.05 * 1.8**i for i in range(6))  # of the stream's usual length: 0.05 to 0.94
 ROWS_AT_ONCE = 12
 REPLIES_READ_AT_ONCE = 4  # their logits over the whole vocabulary lie in memory
 REPLY_TOKENS = 48
 MOST_REPEATED = 0.2  # of a reply's 3-grams; above it the slider starts lower
+WHAT = "Measuring the strength"
 PLATEAU = 0.9  # of what the metric gains at most is a plateau
 
 
@@ -100,7 +101,7 @@ def coefficient_range(
 
     Args:
         questions: a few everyday ones; each is answered greedily at every coefficient tried.
-        progress: told after every batch of replies.
+        progress: told after every token.
     """
     meter = _Meter(model, direction, questions, repetition_penalty, progress)
     meter.measure([direction.coefficient(dose) for dose in WIDEST_DOSES])
@@ -140,17 +141,17 @@ class _Meter:
         total = 2 * len(self._questions) * batches
         for i, question in enumerate(self._questions):
             for first in range(0, len(grid), ROWS_AT_ONCE):
-                self._progress("Measuring the strength", min(self._done, total), total)
-                self._answer(i, question, grid[first : first + ROWS_AT_ONCE])
+                self._answer(i, question, grid[first : first + ROWS_AT_ONCE], total)
                 self._done += 1
 
-    def _answer(self, i: int, question: str, coefficients: list[float]) -> None:
+    def _answer(self, i: int, question: str, coefficients: list[float], total: int) -> None:
         messages = [{"role": "user", "content": question}]
         variants = [Variant.added(self._direction, coefficient) for coefficient in coefficients]
-        for step in stream_side_by_side(  # noqa: B007  the last step is what counts
+        steps = stream_side_by_side(
             self._model, messages, variants, max_new_tokens=REPLY_TOKENS, repetition_penalty=self._penalty
-        ):
-            pass
+        )
+        for n_tokens, step in enumerate(steps):
+            self._progress(WHAT, min(self._done + n_tokens / REPLY_TOKENS, total), total)
         likelihoods = mean_negative_log_likelihoods(self._model, messages, step.token_ids)
         for coefficient, ids, likelihood in zip(coefficients, step.token_ids, likelihoods, strict=True):
             if coefficient == 0.0:

@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steering.contrast import PRESETS, ContrastSet, preset_card
+from steering.contrast import PRESETS, ContrastSet
 from steering.directions import Direction, difference_in_means
-from steering.errors import DirectionError
+from steering.errors import ContrastSetError, DirectionError
+from steering.finding import Finder, scores_folder
+from steering.preparation import prepare
 from steering.progress import Progress, silent
+from steering.selection import Limits, NoCandidateError
 from steering.separation import separation
 from steering.weights import cache_folder
 
@@ -21,12 +25,14 @@ if TYPE_CHECKING:
     from steering.models import ChatModel
 
 SHIPPED = PRESETS / "directions"
+SEED = 0
 
 
 def preset_direction(model: ChatModel, name: str, progress: Progress = silent) -> Direction:
     """The direction of preset ``name`` for ``model``: found, or made from the preset's examples and kept.
 
-    On the bundled model it is read at the layer that the preset's card names; on others at the suggested one.
+    On the bundled model it comes with the project, selected by its scores; on others it is read where held-out examples
+    are told apart best, for selection takes minutes.
     """
     data = ContrastSet.load(name)
     for path in (SHIPPED / f"{name}.safetensors", _kept(model, name, data.sha256)):
@@ -47,13 +53,11 @@ def preset_direction(model: ChatModel, name: str, progress: Progress = silent) -
 
 
 def make_preset_direction(model: ChatModel, data: ContrastSet, progress: Progress = silent) -> Direction:
-    """Compute a preset's direction and how well it separates examples held out."""
-    train, held_out = data.split(seed=0)
+    """A preset's direction where held-out examples are told apart best, in seconds; its scores are not taken."""
+    train, held_out = data.split(seed=SEED)
     candidates = difference_in_means(model, train, progress=progress)
     measured = separation(model, candidates, held_out, progress=progress)
     position, layer = measured.suggested()
-    if model.name == "bundled":
-        position, layer = data.card["bundled"]["position"], data.card["bundled"]["layer"]
     direction = candidates.direction(position, layer, name=data.card["title"])
     extra = {
         # The whole set, of which the candidates know the part they learned from.
@@ -63,33 +67,74 @@ def make_preset_direction(model: ChatModel, data: ContrastSet, progress: Progres
     return replace(direction, card=direction.card | extra)
 
 
+def select_preset_direction(model: ChatModel, data: ContrastSet, progress: Progress = silent) -> Selected:
+    """A preset's direction by the whole method: scores, the rule, and relaxed limits where no candidate passes.
+
+    What was relaxed stands on its card, and so does that the filter was off where it would have left too few.
+
+    Raises:
+        NoCandidateError: if no candidate passes and no single limit is in the way.
+    """
+    try:
+        prepared = prepare(model, data, seed=SEED)
+    except ContrastSetError as error:
+        prepared = prepare(model, data, filtered=False, seed=SEED)
+        prepared = replace(prepared, notes=(*prepared.notes, f"The filter was off. {error}"))
+    finder = Finder(model, prepared, store=scores_folder(), progress=progress)
+    limits: Limits | None = None
+    while True:
+        try:
+            found = finder.find(limits, name=data.card["title"], progress=progress)
+            break
+        except NoCandidateError as error:
+            limits = finder.relaxed(error)
+            if limits is None:
+                raise
+    measured = separation(model, finder.candidates, prepared.validation, progress=progress)
+    card = found.direction.card | measured.as_card(found.score.position, found.score.layer)
+    return Selected(replace(found.direction, card=card), finder)
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """A selected direction, and the finder that knows what it was found with."""
+
+    direction: Direction
+    finder: Finder
+
+
 def _kept(model: ChatModel, name: str, data_sha256: str) -> Path:
     plain_name = re.sub(r"[^\w.-]", "_", model.name)[-60:]
     known = f"{plain_name}-{model.revision[:12] or 'local'}-{name}-{data_sha256[:12]}"
     return cache_folder() / "directions" / f"{known}.safetensors"
 
 
-def main() -> None:
-    """Make every preset's direction for the bundled model, with its measured range, into ``presets/directions``.
+def main(arguments: list[str] | None = None) -> None:
+    """Make every preset's direction for the bundled model, with its range and its trust card, into the presets' folder.
 
-    Directions are computed in float32; ranges are measured as replies are written by default.
+    Everything is computed in float32 but the ranges, which are measured as replies are written by default.
     """
     import torch
 
-    from steering.calibration import coefficient_range
+    from steering.calibration import calibrated
     from steering.contrast import preset_names
     from steering.models import load_model
+    from steering.trust import trust
 
+    names = (sys.argv[1:] if arguments is None else arguments) or preset_names()
     exact = load_model("bundled", device="cpu", dtype=torch.float32)
-    directions = {name: make_preset_direction(exact, ContrastSet.load(name)) for name in preset_names()}
-    del exact
-    model = load_model("bundled", device="cpu", dtype=torch.bfloat16)
+    as_chatting = load_model("bundled", device="cpu", dtype=torch.bfloat16)
     SHIPPED.mkdir(exist_ok=True)
-    for name, direction in directions.items():
-        card = preset_card(name)
-        strength = coefficient_range(model, direction).as_card(float(card["bundled"]["coefficient"]))
-        replace(direction, card=direction.card | {"strength": strength}).save(SHIPPED / f"{name}.safetensors")
-        print(f"{name}: layer {direction.layer}, AUROC {direction.card['auroc']}, strength {strength}", flush=True)
+    for name in names:
+        selected = select_preset_direction(exact, ContrastSet.load(name))
+        finder, direction = selected.finder, selected.direction
+        card = trust(exact, finder.prepared, direction, candidates=finder.candidates, scorer=finder.scorer, seed=SEED)
+        direction = replace(direction, card=direction.card | {"trust": card.as_card()})
+        direction = calibrated(as_chatting, direction)
+        direction.save(SHIPPED / f"{name}.safetensors")
+        strength = direction.card["strength"]
+        print(f"{name}: position {direction.position}, layer {direction.layer}, {direction.card['scores']}", flush=True)
+        print(f"  {direction.card.get('relaxed', '')} strength {strength['sweet']}, {strength['end']}", flush=True)
 
 
 if __name__ == "__main__":

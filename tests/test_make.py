@@ -23,6 +23,7 @@ from steering.errors import Cancelled, ContrastSetError, DirectionError
 from steering.models import ChatModel
 from steering.separation import Separation
 from steering.ui import make_card, make_markup, make_words
+from steering.ui import squares as map_of_squares
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.make_handlers import GONE, NO_TEXTS, SAMPLE, MakeHandlers
 from steering.ui.make_work import (
@@ -281,7 +282,7 @@ def test_the_map_of_replies_has_one_row(candidates: Candidates, separation: Sepa
     direction = direction_at(of_replies, one, RESPONSE, 4, "The sea")
     html = make_card.card_html(direction, one, (RESPONSE, 4), {}, seed=0)
     assert len(squares(html)) == N_LAYERS
-    assert "mean over reply" in html
+    assert "over the reply" in html
 
 
 def test_the_table_lists_every_candidate(candidates: Candidates, separation: Separation) -> None:
@@ -293,7 +294,7 @@ def test_the_table_lists_every_candidate(candidates: Candidates, separation: Sep
 
 @pytest.mark.parametrize(("n_layers", "chosen"), [(30, 11), (30, 28), (24, 0), (2, 1), (1, 0), (32, None)])
 def test_named_layers_do_not_touch(n_layers: int, chosen: int | None) -> None:
-    names = sorted(make_card.named_layers(n_layers, chosen))
+    names = sorted(map_of_squares.named_layers(n_layers, chosen))
     assert all(later - earlier > 1 for earlier, later in pairwise(names))
     assert chosen is None or chosen in names
     assert set(names) <= set(range(n_layers))
@@ -306,9 +307,9 @@ def test_the_empty_map_has_the_shape_of_the_full_one() -> None:
 
 
 def test_tokens_of_a_card_that_names_none_or_nonsense() -> None:
-    assert make_card.tokens_of({"position_tokens": ["a", "\n"]}) == {-2: "a", -1: "\n"}
-    assert make_card.tokens_of({}) == {}
-    assert make_card.tokens_of({"position_tokens": [1, 2]}) == {}
+    assert map_of_squares.tokens_of({"position_tokens": ["a", "\n"]}) == {-2: "a", -1: "\n"}
+    assert map_of_squares.tokens_of({}) == {}
+    assert map_of_squares.tokens_of({"position_tokens": [1, 2]}) == {}
 
 
 # ---------------------------------------------------------------- files of directions
@@ -426,9 +427,10 @@ def test_finding_a_direction_ends_with_its_card(handlers: MakeHandlers, tmp_path
     data = with_texts(handlers, tmp_path)
     *during, last = handlers.compute("  My sea ", REQUEST)
     assert during, "something is shown while it works"
-    progress, compute, cancel, card, position, layer, actions, weights, card_file, note = last
+    progress, compute, best, cancel, card, position, layer, actions, weights, card_file, *_, note = last
     assert "Found." in progress
     assert compute["visible"]
+    assert best["visible"]
     assert not cancel["visible"]
     assert "<h2>My sea</h2>" in card
     making = handlers.sessions.of(REQUEST).making
@@ -511,7 +513,8 @@ def test_waiting_in_line_is_said_and_can_be_cancelled(handlers: MakeHandlers, tm
     first = next(shown)
     assert "1 person is before you" in first[0]
     assert not first[1]["visible"]
-    assert first[2]["visible"]
+    assert not first[2]["visible"]
+    assert first[3]["visible"]
     handlers.cancel(REQUEST)
     *_, last = shown
     assert "Cancelled." in last[0]

@@ -6,6 +6,8 @@ import gc
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,6 +135,25 @@ class Engine:
                 raise SteeringError(self.loading.error)
             raise SteeringError("The model is still loading. Wait until the button says “Ask all three”.")
         return self.model
+
+    @contextmanager
+    def all_cores(self) -> Iterator[None]:
+        """Within this context the worker's thread computes with all the threads that pay on this machine.
+
+        For whole passes over many examples, whose layers take long enough that waiting for a core the page has taken
+        is a small part; a reply's steps are too short for that (`threads_beside_page`).
+        """
+        import torch
+
+        from steering.machine import preferred_threads
+
+        before = torch.get_num_threads()
+        if self.ready_model().device.type == "cpu":
+            torch.set_num_threads(max(before, preferred_threads()))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def preset_direction(self, name: str, progress: Progress) -> Direction:
         """A preset's direction for the model in use; call it on the worker's thread."""

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from steering.ui import make_card, make_markup
+from steering.ui.best_handlers import BestHandlers
 from steering.ui.engine import Engine
 from steering.ui.layout import Components
 from steering.ui.make_handlers import LONGEST_NAME, SAMPLE, MakeHandlers
@@ -27,7 +28,10 @@ class MakeTab:
     check: gr.HTML
     name: gr.Textbox
     compute: gr.Button
+    best: gr.Button
     cancel: gr.Button
+    first_tokens: gr.Dropdown
+    is_refusal: gr.Checkbox
     progress: gr.HTML
     card: gr.HTML
     position: gr.Dropdown
@@ -36,6 +40,8 @@ class MakeTab:
     use: gr.Button
     download: gr.DownloadButton
     card_file: gr.DownloadButton
+    relax: gr.Button
+    measure: gr.Button
     upload_direction: gr.File
     note: gr.HTML
 
@@ -44,15 +50,15 @@ def build_make_tab(components: Components, engine: Engine, sessions: Sessions) -
     """Fill the tab and attach its handlers; call it inside the page's ``gr.Blocks``."""
     with components.make_tab, gr.Row(elem_classes="make"):
         with gr.Column(min_width=0):
-            upload, upload_negative, sample = _give()
+            given = _give()
             check = _html(make_markup.step(2, "Check them"), make_markup.check_html(None, "", []), "make-check")
-            name, compute, cancel, progress = _find()
+            finding = _find()
         with gr.Column(min_width=0):
             card = gr.HTML(
                 make_card.WELCOME, js_on_load=_SQUARES_SCRIPT, apply_default_css=False, elem_id="quality-card"
             )
-            position, layer = _pick()
-            actions, use, download, card_file = _actions()
+            picking = _pick()
+            acting = _actions()
             note = gr.HTML("", js_on_load=None, apply_default_css=False, elem_id="make-note")
             upload_direction = gr.File(
                 label="Load a direction from its file",
@@ -61,25 +67,10 @@ def build_make_tab(components: Components, engine: Engine, sessions: Sessions) -
                 interactive=True,
             )
     tab = MakeTab(
-        upload=upload,
-        upload_negative=upload_negative,
-        sample=sample,
-        check=check,
-        name=name,
-        compute=compute,
-        cancel=cancel,
-        progress=progress,
-        card=card,
-        position=position,
-        layer=layer,
-        actions=actions,
-        use=use,
-        download=download,
-        card_file=card_file,
-        upload_direction=upload_direction,
-        note=note,
+        **given, check=check, **finding, card=card, **picking, **acting, note=note, upload_direction=upload_direction
     )
-    _attach(tab, MakeHandlers(engine, sessions))
+    handlers = MakeHandlers(engine, sessions)
+    _attach(tab, handlers, BestHandlers(handlers))
     return tab
 
 
@@ -89,7 +80,7 @@ def _html(before: str, value: str, elem_id: str) -> gr.HTML:
     return gr.HTML(value, js_on_load=None, apply_default_css=False, elem_id=elem_id)
 
 
-def _give() -> tuple[gr.File, gr.File, gr.Button]:
+def _give() -> dict[str, Any]:
     words = (
         '<p class="step-words">One list shows your idea, the other does not. One file with pairs works too. '
         "30 texts a side is enough to start; 100 is better.</p>"
@@ -110,20 +101,45 @@ def _give() -> tuple[gr.File, gr.File, gr.Button]:
             "</a></p>"
         )
         gr.HTML(html_template=hint, js_on_load=_DROPS_SCRIPT, apply_default_css=False, elem_id="make-limits")
-    return upload, negative, sample
+    return {"upload": upload, "upload_negative": negative, "sample": sample}
 
 
-def _find() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.HTML]:
+def _find() -> dict[str, Any]:
     gr.HTML(html_template=make_markup.step(3, "Find the direction"), js_on_load=None, apply_default_css=False)
     with gr.Row(elem_classes="find-row"):
         name = gr.Textbox(label="Name it", max_length=LONGEST_NAME, lines=1, elem_id="direction-name", interactive=True)
-        compute = gr.Button("Find the direction", variant="primary", elem_id="compute", min_width=0)
+        best = gr.Button("Find the best", variant="primary", elem_id="find-best", min_width=0)
+        compute = gr.Button("Compute", elem_id="compute", min_width=0)
         cancel = gr.Button("Cancel", variant="stop", elem_id="cancel-compute", min_width=0, visible=False)
     progress = gr.HTML("", js_on_load=None, apply_default_css=False, elem_id="make-progress")
-    return name, compute, cancel, progress
+    gr.HTML(html_template=_FIND_WORDS, js_on_load=None, apply_default_css=False, elem_id="find-words")
+    with gr.Accordion("More about finding the best", open=False, elem_id="find-more"):
+        first_tokens = gr.Dropdown(
+            [],
+            multiselect=True,
+            allow_custom_value=True,
+            label="Words that an answer with the idea begins with",
+            info="For lists of questions. Left empty, they are found; type one and press Enter to name it yourself.",
+            elem_id="first-tokens",
+            interactive=True,
+        )
+        is_refusal = gr.Checkbox(
+            label="These are requests a model should refuse: use the paper’s limits and its filter",
+            elem_id="is-refusal",
+            interactive=True,
+        )
+    return {
+        "name": name,
+        "best": best,
+        "compute": compute,
+        "cancel": cancel,
+        "first_tokens": first_tokens,
+        "is_refusal": is_refusal,
+        "progress": progress,
+    }
 
 
-def _pick() -> tuple[gr.Dropdown, gr.Slider]:
+def _pick() -> dict[str, Any]:
     with gr.Row(elem_classes="pick-row"):  # shown by make.css while there is a map
         position = gr.Dropdown(
             [], label="Position", elem_id="direction-position", interactive=True, filterable=False, min_width=0
@@ -131,41 +147,63 @@ def _pick() -> tuple[gr.Dropdown, gr.Slider]:
         layer = gr.Slider(
             0, 1, step=1, label="Layer", buttons=[], elem_id="direction-layer", elem_classes="number", interactive=True
         )
-    return position, layer
+    return {"position": position, "layer": layer}
 
 
-def _actions() -> tuple[gr.Row, gr.Button, gr.DownloadButton, gr.DownloadButton]:
+def _actions() -> dict[str, Any]:
+    relax = gr.Button("Relax the limit", variant="primary", elem_id="relax", visible=False)
     with gr.Row(elem_classes="card-actions", visible=False) as actions:
         use = gr.Button("Use it in the chat", variant="primary", elem_id="use-direction")
         download = gr.DownloadButton("Download the direction", elem_id="download-direction")
         card_file = gr.DownloadButton("Card as JSON", elem_id="download-card")
-    return actions, use, download, card_file
+        measure = gr.Button("Measure this place", elem_id="measure", visible=False)
+    return {
+        "relax": relax,
+        "actions": actions,
+        "use": use,
+        "download": download,
+        "card_file": card_file,
+        "measure": measure,
+    }
 
 
-def _attach(tab: MakeTab, handlers: MakeHandlers) -> None:
-    result = [tab.card, tab.position, tab.layer, tab.actions, tab.download, tab.card_file, tab.note]
+def _attach(tab: MakeTab, handlers: MakeHandlers, best: BestHandlers) -> None:
+    result = [
+        *(tab.card, tab.position, tab.layer, tab.actions, tab.download, tab.card_file),
+        *(tab.relax, tab.measure, tab.first_tokens, tab.note),
+    ]
     files = [tab.upload, tab.upload_negative]
     given = [tab.check, tab.name, tab.progress]
     changed = [event for file in files for event in (file.upload, file.clear)]
     gr.on(changed, handlers.read, [*files, tab.name], given, **_SHORT)
     tab.sample.click(handlers.use_sample, [tab.name], [*given, *files], **_SHORT)
-    finding = gr.on(
-        [tab.compute.click, tab.name.submit],
-        handlers.compute,
-        [tab.name],
-        [tab.progress, tab.compute, tab.cancel, *result],
-        js=_FOCUS_CANCEL,
-        show_progress="hidden",
-        concurrency_limit=VISITORS_AT_ONCE,
-        api_visibility="private",
-    )
-    finding.then(None, None, None, js=_FOCUS_COMPUTE, **_SHORT)
+    long = {
+        "outputs": [tab.progress, tab.compute, tab.best, tab.cancel, *result],
+        "js": _FOCUS_CANCEL,
+        "show_progress": "hidden",
+        "concurrency_limit": VISITORS_AT_ONCE,
+        "api_visibility": "private",
+    }
+    searching = [tab.best.click, tab.name.submit]
+    for finding, focus in (
+        (gr.on(searching, best.find, [tab.name, tab.first_tokens, tab.is_refusal], **long), "find-best"),
+        (tab.compute.click(handlers.compute, [tab.name], **long), "compute"),
+        (tab.relax.click(best.relax, None, **long), "find-best"),
+        (tab.measure.click(best.measure, None, **long), "find-best"),
+    ):
+        finding.then(None, None, None, js=_FOCUS_BACK % focus, **_SHORT)
     tab.cancel.click(handlers.cancel, None, None, queue=False, show_progress="hidden", api_visibility="private")
     tab.card.select(handlers.press, None, result, **_SHORT)
     gr.on([tab.position.input, tab.layer.input], handlers.pick, [tab.position, tab.layer], result, **_LAST)
     tab.upload_direction.upload(handlers.load, [tab.upload_direction], result, **_SHORT)
     tab.use.click(handlers.explain_use, None, [tab.note], **_SHORT)
 
+
+_FIND_WORDS = (
+    '<p class="hint"><b>Find the best</b> tries every place on the model, measures how far it can be turned up, and '
+    "holds it against 40 controls: one to three minutes. <b>Compute</b> only looks where the texts are told apart "
+    "best: seconds.</p>"
+)
 
 _SHORT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _LAST: dict[str, Any] = _SHORT | {"trigger_mode": "always_last"}
@@ -221,7 +259,7 @@ new MutationObserver(name).observe(tab, { childList: true, subtree: true });
 name();
 """
 
-# “Find the direction” and “Cancel” take turns: whoever pressed one with the keyboard goes on at the other.
+# The buttons that start and “Cancel” take turns: whoever pressed one with the keyboard goes on at the other.
 _FOCUS_CANCEL = """(...inputs) => {
   const end = performance.now() + 3000;
   const look = () => {
@@ -233,8 +271,8 @@ _FOCUS_CANCEL = """(...inputs) => {
   requestAnimationFrame(look);
   return inputs;
 }"""
-_FOCUS_COMPUTE = """() => requestAnimationFrame(() => {
-  if (document.activeElement === document.body) document.getElementById('compute')?.focus({ preventScroll: true });
+_FOCUS_BACK = """() => requestAnimationFrame(() => {
+  if (document.activeElement === document.body) document.getElementById('%s')?.focus({ preventScroll: true });
 })"""
 
 __all__ = ["MakeTab", "build_make_tab"]

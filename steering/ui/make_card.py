@@ -6,17 +6,18 @@ Names, labels and tokens come from people, files and tokenizers, and pass throug
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from steering.ui.best_map import search_squares, search_table
+from steering.ui.make_checks import checks_html, trust_html, verdict_of
 from steering.ui.make_words import RESPONSE, escaped, position_words, signed, verdict, visible_token
+from steering.ui.squares import is_late, row_words, squares, squares_table, tokens_of
 
 if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.separation import Separation
-
-LONGEST_TOKEN = 12  # characters of a token beside its row of squares
-TOO_LATE = 0.8  # of the depth; from there on too little of the model is left to act on (the paper's limit)
+    from steering.ui.best_work import Search
 
 WELCOME = (
     '<section class="quality waiting"><h2>Your direction appears here</h2><p>First the map of places to look, a layer '
@@ -27,11 +28,11 @@ WELCOME = (
 
 def computing_card(name: str, positions: Sequence[int], tokens: Mapping[int, str], n_layers: int) -> str:
     """The card's place while the examples are read: its map, still empty."""
-    squares = _squares(positions, tokens, n_layers, lambda position, layer: '<td class="empty"></td>', None)
+    map_ = squares(positions, tokens, n_layers, lambda position, layer: '<td class="empty"></td>', None)
     return (
         f'<section class="quality"><div class="quality-head"><div><h2>{escaped(name)}</h2>'
         f"<p>Each square is one place to look: a layer and a position. The card follows.</p></div></div>"
-        f"{squares}</section>"
+        f"{map_}</section>"
     )
 
 
@@ -61,33 +62,84 @@ def card_html(
     )
 
 
+def searching_card(search: Search) -> str:
+    """The card's place while candidates are tried: the map, as far as it is filled."""
+    n_done = len(search.scores)
+    return (
+        f'<section class="quality">{_head(search.request.name, _texts_words(search))}'
+        f'<div class="quality-sub"><h3>{n_done} of {search.n_places} places decided</h3><p>fuller colour: taken out '
+        "there, more of the idea goes away</p></div>"
+        f"{search_squares(search, None)}</section>"
+    )
+
+
+def missed_card(search: Search) -> str:
+    """What there is to see when no candidate keeps to all limits."""
+    return (
+        f'<section class="quality">{_head(search.request.name, _texts_words(search), "bad", "None passes")}'
+        f'<p class="warning">{escaped(search.problem)}</p>{_notes(search)}'
+        '<div class="quality-sub"><h3>What each place fails</h3><p>press a square to choose it all the same</p></div>'
+        f"{search_squares(search, None)}"
+        f"<details><summary>All {search.n_places} candidates as a table</summary>{search_table(search)}</details>"
+        "</section>"
+    )
+
+
+def search_card(search: Search, direction: Direction, measuring: bool) -> str:
+    """The card of a direction found by its scores; ``measuring``: whether strength and controls are on their way."""
+    card = direction.card
+    kind, words = verdict_of(card)
+    if measuring:
+        kind, words = "partly", "Still being measured"
+    head = _head(direction.name, f"{_texts_words(search)} · {card['model_label']} · seed {card['seed']}", kind, words)
+    figures = _key_figures(
+        card.get("sorted_right"), direction, search.candidates.n_layers, card.get("auroc"), tokens_of(card)
+    )
+    by_hand = f'<p class="hint">{escaped(card["overruled"])}</p>' if card.get("overruled") else ""
+    return (
+        f'<section class="quality">{head}{figures}{checks_html(direction.name, card)}{by_hand}{trust_html(card)}'
+        f"{_notes(search)}"
+        '<div class="quality-sub"><h3>Where the idea was found</h3><p>fuller colour: taken out there, more of the idea '
+        "goes away · press a square to choose it</p></div>"
+        f"{search_squares(search, (direction.position, direction.layer))}"
+        f"<details><summary>All {search.n_places} candidates as a table</summary>{search_table(search)}</details>"
+        "</section>"
+    )
+
+
+def _texts_words(search: Search) -> str:
+    prepared = search.prepared
+    sides = (
+        prepared.train.positive,
+        prepared.train.negative,
+        prepared.validation.positive,
+        prepared.validation.negative,
+    )
+    return f"from {sum(map(len, sides))} texts"
+
+
+def _notes(search: Search) -> str:
+    """What the paper chose on this model, and what was left out."""
+    lines = [*([search.paper_words] if search.paper_words else []), *search.prepared.notes]
+    return "".join(f'<p class="hint">{escaped(line)}</p>' for line in lines)
+
+
 def loaded_card(direction: Direction) -> str:
     """The card of a direction from a file: only what the file says, and no map, for that needs the texts."""
     card = direction.card
     origin = [f"from the file’s own card · {card.get('model_label') or card.get('model') or 'model not named'}"]
     if card.get("data"):
         origin.append(f"texts: {card['data']}")
-    kind = words = ""
-    auroc = card.get("auroc")
-    if isinstance(auroc, float):
-        kind, words = verdict(auroc)
-    figures = _key_figures(card.get("sorted_right"), direction, card["n_layers"], auroc, tokens_of(card))
+    figures = _key_figures(card.get("sorted_right"), direction, card["n_layers"], card.get("auroc"), tokens_of(card))
     return (
-        f'<section class="quality">{_head(direction.name, " · ".join(origin), kind, words)}{figures}'
+        f'<section class="quality">{_head(direction.name, " · ".join(origin), *verdict_of(card))}{figures}'
+        f"{checks_html(direction.name, card)}{trust_html(card)}"
         '<p class="hint">The map of squares is not in the file. Find the direction again to choose another place.</p>'
         "</section>"
     )
 
 
-def tokens_of(card: Mapping[str, Any]) -> dict[int, str]:
-    """The post-instruction tokens a card names, by position; empty when it names none."""
-    listed = card.get("position_tokens")
-    if not isinstance(listed, list) or not all(isinstance(token, str) for token in listed):
-        return {}
-    return {place - len(listed): token for place, token in enumerate(listed)}
-
-
-def _head(name: str, origin: str, kind: str, words: str) -> str:
+def _head(name: str, origin: str, kind: str = "", words: str = "") -> str:
     judged = f'<p class="verdict {kind}">{words}</p>' if words else ""
     return f'<div class="quality-head"><div><h2>{escaped(name)}</h2><p>{escaped(origin)}</p></div>{judged}</div>'
 
@@ -100,7 +152,12 @@ def _key_figures(
         figures.append((f"{right[0]} of {right[1]}", "texts it had not seen, sorted right"))
     place = position_words(direction.position, tokens)
     figures.append((f"Layer {direction.layer} <small>of {n_layers}</small>", escaped(place)))
-    if auroc is not None:
+    strength = direction.card.get("strength")
+    if strength:
+        low, high = strength["sweet"]
+        words = f"the sweet spot when turned up; the text breaks above {strength['end']:.2g}"
+        figures.append((f"{low:.2g} to {high:.2g}", words))
+    elif auroc is not None:
         figures.append(
             (
                 f"{auroc:.2f}",
@@ -120,7 +177,7 @@ def _measured_squares(
 
     def cell(position: int, layer: int) -> str:
         value = float(separation.auroc[separation.positions.index(position), layer])
-        place = f"layer {layer}, {_row_words(position)}"
+        place = f"layer {layer}, {row_words(position)}"
         if not math.isfinite(value):
             return f'<td class="empty same" title="{place}: the sides do not differ here">–</td>'
         is_chosen, is_suggested = (position, layer) == chosen, (position, layer) == suggested
@@ -141,70 +198,17 @@ def _measured_squares(
             f'aria-pressed="{"true" if is_chosen else "false"}" aria-label="{words}" title="{words}"></button></td>'
         )
 
-    return _squares(separation.positions, tokens, n_layers, cell, direction.layer)
-
-
-def is_late(layer: int, n_layers: int) -> bool:
-    """Whether too little of the model follows for the direction to act on."""
-    return layer >= TOO_LATE * n_layers
-
-
-def named_layers(n_layers: int, chosen: int | None) -> set[int]:
-    """The columns that carry their number: every fourth, the last, and the chosen one, none beside another."""
-    names = set(range(0, n_layers, 4))
-    for layer in (n_layers - 1, *([] if chosen is None else [chosen])):
-        names = {name for name in names if abs(name - layer) > 1} | {layer}
-    return names
-
-
-def _squares(
-    positions: Sequence[int],
-    tokens: Mapping[int, str],
-    n_layers: int,
-    cell: Callable[[int, int], str],
-    chosen: int | None,
-) -> str:
-    names = named_layers(n_layers, chosen)
-    head = "".join(
-        f'<th scope="col"{" class=chosen" if layer == chosen else ""}>'
-        f"{layer if layer in names else _unseen(layer)}</th>"
-        for layer in range(n_layers)
-    )
-    rows = "".join(
-        f"<tr>{_row_head(position, tokens)}{''.join(cell(position, layer) for layer in range(n_layers))}</tr>"
-        for position in positions
-    )
-    return (
-        '<div class="squares-box"><table class="squares" aria-label="How well each place tells the two sides apart">'
-        f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
-
-
-def _unseen(layer: int) -> str:
-    """A column's number for screen readers alone."""
-    return f'<i class="unseen">{layer}</i>'
-
-
-def _row_head(position: int, tokens: Mapping[int, str]) -> str:
-    if position == RESPONSE:
-        return '<th scope="row">mean over reply</th>'
-    token = visible_token(tokens.get(position, ""))
-    short = token if len(token) <= LONGEST_TOKEN else token[: LONGEST_TOKEN - 1] + "…"
-    return f'<th scope="row" title="{escaped(token)}"><span>{escaped(short)}</span> {signed(position)}</th>'
-
-
-def _row_words(position: int) -> str:
-    return "mean over the reply" if position == RESPONSE else f"position {signed(position)}"
+    return squares(separation.positions, tokens, n_layers, cell, direction.layer)
 
 
 def _squares_foot(direction: Direction, suggested: tuple[int, int], separation: Separation) -> str:
     n_layers = separation.auroc.shape[1]
     chosen = (direction.position, direction.layer)
-    parts = [f"<b>chosen: layer {direction.layer}, {_row_words(direction.position)}</b>"]
+    parts = [f"<b>chosen: layer {direction.layer}, {row_words(direction.position)}</b>"]
     if chosen == suggested:
         parts[0] = parts[0].replace("chosen:", "chosen, as suggested:")
     else:
-        parts.append(f'<span class="key-suggested">suggested: layer {suggested[1]}, {_row_words(suggested[0])}</span>')
+        parts.append(f'<span class="key-suggested">suggested: layer {suggested[1]}, {row_words(suggested[0])}</span>')
     if any(not math.isfinite(value) for value in separation.auroc.ravel().tolist()):
         parts.append("<span>– the sides do not differ</span>")
     if is_late(n_layers - 1, n_layers):
@@ -225,8 +229,4 @@ def _table(separation: Separation, tokens: Mapping[int, str]) -> str:
                 else "<td>the sides do not differ</td><td>–</td>"
             )
             rows.append(f"<tr><td>{escaped(place)}</td><td>{layer}</td>{measured}</tr>")
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Position", "Layer", "AUROC", "Sorted right"))
-    return (
-        '<div class="table-box" tabindex="0" role="region" aria-label="All candidates"><table class="pairs">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return squares_table(("Position", "Layer", "AUROC", "Sorted right"), rows)

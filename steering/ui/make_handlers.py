@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from steering.errors import Cancelled, SteeringError
 from steering.ui import make_card, make_markup, make_words
 from steering.ui.engine import Engine
 from steering.ui.ideas import fits_model
+from steering.ui.make_results import Updates, result, unchanged
 from steering.ui.make_work import (
-    SEED,
     Checked,
     Found,
     direction_at,
@@ -27,11 +27,10 @@ from steering.ui.make_work import (
     missing_list,
     read_set,
     token_counter,
-    write_files,
 )
 from steering.ui.scope import ASSETS, queued_message
 from steering.ui.session import SESSIONS_KEPT, Session, Sessions
-from steering.ui.worker import Job
+from steering.ui.worker import Job, Work
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
@@ -45,8 +44,6 @@ UPDATE_EVERY = 0.2  # seconds
 UNFORESEEN = "Something went wrong inside the program; its log says what. Your texts are still here: try again."
 NO_TEXTS = "Give two lists of texts first, or use the sample."
 GONE = "Another model is in use now, and this direction was made for the one before. Find it again, or load its file."
-
-Updates = list[Any]
 
 
 @dataclass
@@ -113,47 +110,73 @@ class MakeHandlers:
     # ------------------------------------------------------------------ finding
 
     def compute(self, name: str, request: gr.Request) -> Iterator[Updates]:
-        """Find the direction; yields the bar at least once a second until the card is there."""
+        """Compute the direction; yields the bar at least once a second until the card is there."""
         session = self.sessions.of(request)
-        bench = self._bench(session)
-        if bench.job is not None:
-            yield [*self._running("Still working.", None), *self._result(session)]
-            return
-        name = name.strip()[:LONGEST_NAME] or bench.default_name or "My idea"
-        try:
+        before: Updates = []
+
+        def work() -> tuple[str, Work]:
             model = self.engine.ready_model()
             data = session.making.data
             if data is None:
                 raise SteeringError(NO_TEXTS)
-            before = self._result(session)
-            waiting = [self._computing_card(name, data.has_responses, model), *before[1:]]
-            waiting[3] = gr.update(visible=False)
-            bench.job = job = self.engine.worker.submit(lambda job: find(self.engine, data, job))
-            found: Found | None = None
+            wanted = self.name_of(session, name)
+            before[:] = [self._computing_card(wanted, data.has_responses, model), *self.result(session)[1:]]
+            before[3] = gr.update(visible=False)
+            return wanted, lambda job: find(self.engine, data, job)
+
+        def follow(job: Job, wanted: str) -> Iterator[Updates]:
             for news in self._follow(job):
                 if isinstance(news, Found):
-                    found = news
-                else:
-                    yield [*news, *waiting]
-            if found is None:
+                    self._take(session, news, wanted)
+                    return
+                yield [*news, *before]
+            raise Cancelled
+
+        done = make_markup.done_html("Found.", "Its card says how well it tells texts apart.")
+        yield from self.running(session, work, follow, lambda: done)
+
+    def running(
+        self,
+        session: Session,
+        work: Callable[[], tuple[str, Work]],
+        follow: Callable[[Job, str], Iterator[Updates]],
+        outcome: Callable[[], str],
+    ) -> Iterator[Updates]:
+        """Hand work to the model's thread and show how it goes.
+
+        Args:
+            work: gives the direction's name and the work; what it raises becomes a sentence.
+            follow: shows the job's reports, taking what they bring.
+            outcome: the line below the bar once it has ended well.
+        """
+        bench = self._bench(session)
+        if bench.job is not None:
+            yield [*self._bar("Still working.", None), *self.result(session)]
+            return
+        try:
+            name, job_work = work()
+            bench.job = job = self.engine.worker.submit(job_work)
+            yield from follow(job, name)
+            if job.stopped and not job.started.is_set():
                 raise Cancelled
-            self._take(session, found, name)
-            outcome = make_markup.done_html("Found.", "Its card says how well it tells texts apart.")
+            ended = outcome()
         except Cancelled:
-            outcome = make_markup.done_html("Cancelled.", "Your texts are still here.")
+            stays = "What was found so far stays." if session.making.direction else "Your texts are still here."
+            ended = make_markup.done_html("Cancelled.", stays)
         except SteeringError as error:
-            outcome = make_markup.problem_html(str(error))
+            ended = make_markup.problem_html(str(error))
         except Exception:
             logger.exception("Finding a direction failed")
-            outcome = make_markup.problem_html(UNFORESEEN)
+            ended = make_markup.problem_html(UNFORESEEN)
         finally:
             if bench.job is not None and not bench.job.ended.is_set():
                 bench.job.stop()  # also when the page was closed in the middle
             bench.job = None
-        yield [outcome, gr.update(visible=True), gr.update(visible=False), *self._result(session)]
+        shown, hidden = gr.update(visible=True), gr.update(visible=False)
+        yield [ended, shown, shown, hidden, *self.result(session)]
 
     def _follow(self, job: Job) -> Iterator[Updates | Found]:
-        """What to show while a job waits and works, at the end what it found; ends without it when given up in line."""
+        """What to show while texts are read, at the end what was found; ends without it when given up in line."""
         start: float | None = None
         shown = 0.0
         done, total = 0.0, 1.0
@@ -169,27 +192,37 @@ class MakeHandlers:
             if now - shown < UPDATE_EVERY:
                 continue
             shown = now
-            if job.stopped:
-                yield self._running("Cancelling…", done / total, can_cancel=False)
-            elif not job.started.is_set():
-                people = self.engine.worker.before(job)
-                waiting = queued_message(people, self.engine.worker.seconds_before(job)) if people else "Starting…"
-                yield self._running(waiting, None)
-            else:
+            if job.started.is_set():
                 start = start or now
-                left = make_words.time_left((now - start) * (total - done) / done) if done else ""
-                words = f"Reading text {min(int(done) + 1, int(total))} of {int(total)}"
-                yield self._running(words, done / total, left)
+            left = make_words.time_left((now - start) * (total - done) / done) if done and start else ""
+            words = f"Reading text {min(int(done) + 1, int(total))} of {int(total)}"
+            yield self.bar(job, words, done / total, left)
 
-    def _running(self, words: str, part: float | None, more: str = "", can_cancel: bool = True) -> Updates:
-        bar = make_markup.progress_html(part, words, more)
-        return [bar, gr.update(visible=False), gr.update(visible=True, interactive=can_cancel)]
+    def bar(self, job: Job, words: str, part: float, more: str) -> Updates:
+        """The bar of a job, with the buttons beside it; while it waits in line or is being ended, that is said."""
+        if job.stopped:
+            return self._bar("Cancelling…", part, can_cancel=False)
+        if job.started.is_set():
+            return self._bar(words, part, more)
+        people = self.engine.worker.before(job)
+        return self._bar(
+            queued_message(people, self.engine.worker.seconds_before(job)) if people else "Starting…", None
+        )
+
+    def _bar(self, words: str, part: float | None, more: str = "", can_cancel: bool = True) -> Updates:
+        hidden = gr.update(visible=False)
+        html = make_markup.progress_html(part, words, more)
+        return [html, hidden, hidden, gr.update(visible=True, interactive=can_cancel)]
+
+    def name_of(self, session: Session, name: str) -> str:
+        """The name to give a direction: what was typed, or what the file suggests."""
+        return name.strip()[:LONGEST_NAME] or self._bench(session).default_name or "My idea"
 
     def _take(self, session: Session, found: Found, name: str) -> None:
         position, layer = found.suggested
         making = session.making
         making.direction = direction_at(found.candidates, found.separation, position, layer, name)
-        making.candidates, making.separation = found.candidates, found.separation
+        making.candidates, making.separation, making.search = found.candidates, found.separation, None
 
     def _computing_card(self, name: str, has_responses: bool, model: ChatModel) -> str:
         if has_responses:
@@ -215,38 +248,42 @@ class MakeHandlers:
         session = self.sessions.of(request)
         direction = session.making.direction
         if direction is not None and (str(direction.position), direction.layer) == (position, layer):
-            return [gr.skip()] * 7
+            return unchanged()
         return self._choose(session, position, layer)
 
     def _choose(self, session: Session, position: Any, layer: Any) -> Updates:
         making = session.making
-        if making.candidates is None or making.separation is None or making.direction is None:
-            return self._result(session, GONE)
         try:
-            making.direction = direction_at(
-                making.candidates, making.separation, int(position), int(layer), making.direction.name
-            )
+            if making.search is not None:
+                name = making.direction.name if making.direction else making.search.request.name
+                making.direction = making.search.direction_at(int(position), int(layer), name)
+            elif making.candidates is not None and making.separation is not None and making.direction is not None:
+                making.direction = direction_at(
+                    making.candidates, making.separation, int(position), int(layer), making.direction.name
+                )
+            else:
+                return self.result(session, GONE)
         except SteeringError as error:
-            return self._result(session, str(error))
+            return self.result(session, str(error))
         except (TypeError, ValueError):  # not from our controls
-            return self._result(session)
-        return self._result(session)
+            return self.result(session)
+        return self.result(session)
 
     def load(self, path: str | None, request: gr.Request) -> Updates:
         """Take up a direction from a file; one that was made here before gives way to it."""
         session = self.sessions.of(request)
         if path is None:
-            return self._result(session)
+            return self.result(session)
         try:
             direction = load_direction(path, self.engine.ready_model())
         except SteeringError as error:
-            return self._result(session, str(error))
+            return self.result(session, str(error))
         except Exception:
             logger.exception("Loading a direction failed")
-            return self._result(session, UNFORESEEN)
+            return self.result(session, UNFORESEEN)
         making = session.making
-        making.direction, making.candidates, making.separation = direction, None, None
-        return self._result(session)
+        making.direction, making.candidates, making.separation, making.search = direction, None, None, None
+        return self.result(session)
 
     def explain_use(self, request: gr.Request) -> str:
         """Beside the page's own handler: why nothing happened, when the direction's model is not in use any more."""
@@ -256,24 +293,9 @@ class MakeHandlers:
 
     # ------------------------------------------------------------------ what is shown
 
-    def _result(self, session: Session, problem: str = "") -> Updates:
-        """The card with its controls and files, as things stand, and a sentence about what did not work."""
-        making = session.making
-        direction, candidates, separation = making.direction, making.candidates, making.separation
-        note = make_markup.problem_html(problem)
-        if direction is None:
-            return [make_card.WELCOME, gr.update(), gr.update(), gr.update(visible=False), None, None, note]
-        weights, card_file = write_files(direction, Path(self._bench(session).folder.name))
-        shown = gr.update(visible=True)
-        if candidates is None or separation is None:
-            card = make_card.loaded_card(direction)
-            return [card, gr.update(), gr.update(), shown, weights, card_file, note]
-        tokens = make_card.tokens_of(candidates.card)
-        card = make_card.card_html(direction, separation, separation.suggested(), tokens, SEED)
-        places = [(make_words.position_words(place, tokens), str(place)) for place in candidates.positions]
-        position = gr.update(choices=places, value=str(direction.position))
-        layer = gr.update(maximum=candidates.n_layers - 1, value=direction.layer)
-        return [card, position, layer, shown, weights, card_file, note]
+    def result(self, session: Session, problem: str = "", *, measuring: bool = False) -> Updates:
+        """What `make_results.result` says of this visitor's tab."""
+        return result(session.making, Path(self._bench(session).folder.name), problem, measuring=measuring)
 
     def _bench(self, session: Session) -> Bench:
         bench = self._benches.pop(session.key, None) or Bench()

@@ -61,6 +61,11 @@ def time_left(seconds: float) -> str:
     return f"about {minutes} minute{'' if minutes == 1 else 's'} left"
 
 
+def seconds(spent: float) -> str:
+    """How long something has taken, as on a clock."""
+    return f"{int(spent) // 60}:{int(spent) % 60:02d}"
+
+
 def verdict(auroc: float) -> tuple[str, str]:
     """(class, words) for how well texts that it was not made from are told apart."""
     if auroc >= SORTED_WELL:

@@ -13,6 +13,7 @@ from steering.contrast import ContrastSet, Limits
 from steering.contrast_files import FORMATS, read_rows
 from steering.errors import DirectionError
 from steering.ui.ideas import fits_model
+from steering.ui.make_checks import LONGEST_SENTENCE, is_first_tokens, is_limits, is_scores, is_trust
 from steering.ui.make_words import file_name
 
 if TYPE_CHECKING:
@@ -178,6 +179,12 @@ def sound_card(card: dict[str, Any]) -> dict[str, Any]:
         "strength": _is_strength,
         "data": lambda value: isinstance(value, str) and len(value) <= 200,
         "model_label": lambda value: isinstance(value, str) and len(value) <= 200,
+        "scores": is_scores,
+        "limits": is_limits,
+        "relaxed": lambda value: isinstance(value, str) and len(value) <= LONGEST_SENTENCE,
+        "overruled": lambda value: isinstance(value, str) and len(value) <= LONGEST_SENTENCE,
+        "first_tokens": is_first_tokens,
+        "trust": is_trust,
     }
     return {key: value for key, value in card.items() if key not in wanted or wanted[key](value)}
 

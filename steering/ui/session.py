@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
     from steering.interventions import Dial
     from steering.separation import Separation
+    from steering.ui.best_work import Search
     from steering.ui.engine import Loading
     from steering.ui.worker import Job
 
@@ -31,12 +32,18 @@ class Turn:
 
 @dataclass
 class Making:
-    """What stands on the “Make a direction” tab."""
+    """What stands on the “Make a direction” tab: made by computing (candidates, separation), or by a search."""
 
     data: ContrastSet | None = None
     candidates: Candidates | None = None
     separation: Separation | None = None
+    search: Search | None = None
     direction: Direction | None = None
+
+    def take_search(self, search: Search) -> None:
+        """Take up a search; a new one takes the place of what was found before."""
+        if search is not self.search:
+            self.search, self.candidates, self.separation, self.direction = search, None, None, None
 
 
 @dataclass

@@ -46,9 +46,13 @@ class Job:
 
     def progress(self, what: str, done: float, total: float) -> None:
         """The library's progress callback for this job: reports, and ends the work when a stop was asked for."""
+        self.check()
+        self.report((what, done, total))
+
+    def check(self) -> None:
+        """Called by the work between two steps: ends it when a stop was asked for."""
         if self.stopped:
             raise Cancelled("Cancelled.")
-        self.report((what, done, total))
 
     @property
     def before(self) -> int:

@@ -1,0 +1,163 @@
+"""What “Find the best” and its neighbours do: the search with its map, the press that relaxes a limit, measuring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from steering.errors import SteeringError
+from steering.ui import make_markup, make_words
+from steering.ui.best_work import STAGES, BestRequest, Search, Stage, find_best, measure_place
+from steering.ui.make_handlers import NO_TEXTS, UPDATE_EVERY, MakeHandlers
+from steering.ui.make_results import Updates, unchanged
+
+if TYPE_CHECKING:
+    from steering.directions import Direction
+    from steering.ui.session import Session
+    from steering.ui.worker import Job, Work
+
+REDRAW_EVERY = 0.5  # seconds; a map is some kilobytes
+FOUND = "Its card says what it does, and how far to trust it."
+MISSED = "No place keeps to all limits; the card says what each of them fails."
+
+
+class BestHandlers:
+    """The handlers of one page; what they find stands in the visitor's `Making`, as what `MakeHandlers` finds does."""
+
+    def __init__(self, make: MakeHandlers) -> None:
+        self.make = make
+
+    def find(
+        self, name: str, first_tokens: list[str] | None, is_refusal: bool, request: gr.Request
+    ) -> Iterator[Updates]:
+        """Try every place; yields the bar and the map until the card is whole."""
+        session = self.make.sessions.of(request)
+
+        def asked() -> BestRequest:
+            data = session.making.data
+            if data is None:
+                raise SteeringError(NO_TEXTS)
+            tokens = () if data.has_responses else tuple(text for text in first_tokens or () if text)
+            return BestRequest(data, self.make.name_of(session, name), tokens, is_refusal or None)
+
+        yield from self._search(session, asked)
+
+    def relax(self, request: gr.Request) -> Iterator[Updates]:
+        """Search again with the one limit relaxed that was in the way; what is scored stays scored."""
+        session = self.make.sessions.of(request)
+
+        def asked() -> BestRequest:
+            search = session.making.search
+            if search is None or search.offer is None:
+                raise SteeringError("There is no limit to relax. Press “Find the best” first.")
+            return replace(search.request, limits=search.offer)
+
+        yield from self._search(session, asked)
+
+    def measure(self, request: gr.Request) -> Iterator[Updates]:
+        """Measure strength and controls of a place chosen by hand."""
+        session = self.make.sessions.of(request)
+
+        def work() -> tuple[str, Work]:
+            search, direction = session.making.search, session.making.direction
+            if search is None or direction is None:
+                raise SteeringError("Choose a place on the map first.")
+            engine = self.make.engine
+            return direction.name, lambda job: measure_place(engine, search, direction, job)
+
+        yield from self._run(session, work)
+
+    def _search(self, session: Session, asked: Callable[[], BestRequest]) -> Iterator[Updates]:
+        def work() -> tuple[str, Work]:
+            wanted = asked()
+            engine = self.make.engine
+            engine.ready_model()
+            return wanted.name, lambda job: find_best(engine, wanted, job)
+
+        yield from self._run(session, work)
+
+    def _run(self, session: Session, work: Callable[[], tuple[str, Work]]) -> Iterator[Updates]:
+        """Do a piece of work as `MakeHandlers.running` does, keeping what it reports as it comes."""
+        taking = _Taking(self.make, session)
+        yield from self.make.running(session, work, taking.follow, taking.outcome)
+
+
+class _Taking:
+    """Takes what one job reports into the session, and says what to show meanwhile."""
+
+    def __init__(self, make: MakeHandlers, session: Session) -> None:
+        self._make = make
+        self._session = session
+        self._clock: dict[int, float] = {}
+        self._stage = Stage(0, 0, 1)
+
+    def outcome(self) -> str:
+        """How it ended, for the line below the bar."""
+        making = self._session.making
+        if making.search is not None and making.search.problem:
+            return make_markup.done_html("None passes.", MISSED)
+        return make_markup.done_html("Found.", FOUND)
+
+    def follow(self, job: Job, name: str) -> Iterator[Updates]:
+        """What to show while the job works: the bar five times a second, the card when it has changed."""
+        making = self._session.making
+        drawn, changed, shown = 0.0, True, 0.0
+        for report in job.reports():
+            now = time.monotonic()
+            if isinstance(report, Stage):
+                self._stage = report
+            elif report is not None:
+                self._take(report, name)
+                changed = True
+            if job.stopped and not job.started.is_set():
+                return
+            if now - shown < UPDATE_EVERY:
+                continue
+            shown = now
+            bar = self._make.bar(job, *self._words(now))
+            if changed and now - drawn >= REDRAW_EVERY and making.search is not None:
+                drawn, changed = now, False
+                yield [*bar, *self._make.result(self._session, measuring=True)]
+            else:
+                yield [*bar, *unchanged()]
+
+    def _take(self, report: Any, name: str) -> None:
+        from steering.selection import CandidateScore
+
+        making = self._session.making
+        if isinstance(report, CandidateScore):
+            if making.search is not None:
+                known = making.search.scores.get(report.place)
+                if known is None or not known.is_complete:
+                    making.search.scores[report.place] = report
+        elif isinstance(report, Search):
+            making.take_search(report)
+            if report.winner is not None:
+                making.direction = report.direction_at(*report.winner, name)
+        elif making.search is not None:
+            direction: Direction = report
+            if making.direction is not None and _same_place(direction, making.direction):
+                making.direction = direction
+
+    def _words(self, now: float) -> tuple[str, float, str]:
+        """What the bar says: the stage, how much of all is done, and about how long this stage still takes."""
+        stage = self._stage
+        began = self._clock.setdefault(stage.number, now)
+        spent = now - began
+        left = make_words.time_left(spent * (stage.total - stage.done) / stage.done) if stage.done > 0 else ""
+        what = STAGES[stage.number]
+        if stage.number == 1:
+            what = f"Trying candidate {min(int(stage.done) + 1, int(stage.total))} of {int(stage.total)}"
+        more = f"step {stage.number + 1} of {len(STAGES)}, {make_words.seconds(spent)}" + (f", {left}" if left else "")
+        return what, stage.part, more
+
+
+def _same_place(one: Direction, other: Direction) -> bool:
+    return (one.position, one.layer) == (other.position, other.layer)
+
+
+__all__ = ["BestHandlers"]
