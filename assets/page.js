@@ -277,7 +277,7 @@
       if (message.tagName === 'DIV') message.removeAttribute('aria-label');
     });
     // One name a group, so that arrow keys move between its choices.
-    for (const group of ['idea', 'third-answer', 'removal']) {
+    for (const group of ['idea', 'third-answer', 'removal', 'addition']) {
       document.querySelectorAll(`#${group} input[type=radio]`).forEach((input) => set(input, 'name', group));
     }
     document.querySelectorAll('.toast-header').forEach((header) => {

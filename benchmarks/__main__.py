@@ -10,6 +10,8 @@ BENCHMARKS = (
     "packed_accuracy",
     "difference_in_means",
     "preset_effects",
+    "sounds_like_ai",
+    "subspace",
     "page_latency",
     "memory",
 )

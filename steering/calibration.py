@@ -36,8 +36,6 @@ EVERYDAY = (
     "How do I make pancakes?",
     "What can I do on a rainy Sunday?",
     "Tell me about rivers.",
-    "How do plants make food?",
-    "How do I learn a new language?",
 )
 WIDEST_DOSES = tuple(0.05 * 1.8**i for i in range(6))  # of the stream's usual length: 0.05 to 0.94
 ROWS_AT_ONCE = 12
@@ -150,7 +148,7 @@ class _Meter:
         steps = stream_side_by_side(
             self._model, messages, variants, max_new_tokens=REPLY_TOKENS, repetition_penalty=self._penalty
         )
-        for n_tokens, step in enumerate(steps):
+        for n_tokens, step in enumerate(steps):  # noqa: B007  the last one is what counts
             self._progress(WHAT, min(self._done + n_tokens / REPLY_TOKENS, total), total)
         likelihoods = mean_negative_log_likelihoods(self._model, messages, step.token_ids)
         for coefficient, ids, likelihood in zip(coefficients, step.token_ids, likelihoods, strict=True):

@@ -134,3 +134,12 @@ def first_tokens(
 def is_refusal_set(data: ContrastSet) -> bool:
     """Whether a set's card says that it is of requests a model refuses, so that the paper's own limits hold."""
     return data.card.get("metric") == "refusal"
+
+
+def shows_idea(model: ChatModel, validation: ContrastSet, tokens: FirstTokens) -> tuple[int, int]:
+    """Of how many positive prompts the reply more likely than not begins with ``tokens``, and how many there are.
+
+    On a set of requests to refuse: how far the model refuses at all.
+    """
+    metric = first_token_log_odds(next_token_logits(model, validation.positive), tokens.ids)
+    return int((metric >= 0).sum()), len(validation.positive)

@@ -9,13 +9,13 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steering.contrast import PRESETS, ContrastSet
 from steering.directions import Direction, difference_in_means
 from steering.errors import ContrastSetError, DirectionError
 from steering.finding import Finder, scores_folder
-from steering.preparation import prepare
+from steering.preparation import first_tokens, is_refusal_set, prepare, shows_idea
 from steering.progress import Progress, silent
 from steering.selection import Limits, NoCandidateError
 from steering.separation import separation
@@ -63,6 +63,7 @@ def make_preset_direction(model: ChatModel, data: ContrastSet, progress: Progres
         # The whole set, of which the candidates know the part they learned from.
         "data_sha256": data.sha256,
         **measured.as_card(position, layer),
+        **_how_far_shown(model, held_out),
     }
     return replace(direction, card=direction.card | extra)
 
@@ -92,7 +93,8 @@ def select_preset_direction(model: ChatModel, data: ContrastSet, progress: Progr
                 raise
     measured = separation(model, finder.candidates, prepared.validation, progress=progress)
     card = found.direction.card | measured.as_card(found.score.position, found.score.layer)
-    return Selected(replace(found.direction, card=card), finder)
+    _, held_out = data.split(seed=SEED)
+    return Selected(replace(found.direction, card=card | _how_far_shown(model, held_out)), finder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,13 @@ class Selected:
 
     direction: Direction
     finder: Finder
+
+
+def _how_far_shown(model: ChatModel, held_out: ContrastSet) -> dict[str, Any]:
+    """For requests to refuse: of how many held-out ones the model refuses by itself; nothing for other sets."""
+    if not is_refusal_set(held_out):
+        return {}
+    return {"refuses": list(shows_idea(model, held_out, first_tokens(model, held_out)))}
 
 
 def _kept(model: ChatModel, name: str, data_sha256: str) -> Path:

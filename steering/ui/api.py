@@ -46,7 +46,7 @@ def steer_endpoint(chat: Chat) -> Callable[..., Iterator[dict[str, Any]]]:
         """
         try:
             request = _request(message, idea, coefficient, seed, max_new_tokens, temperature)
-            job = chat.engine.worker.submit(lambda job: turn_work(chat.engine, request, job))
+            job = chat.engine.worker.submit(lambda job: turn_work(chat.engine, request, job), short=True)
         except SteeringError as error:
             raise gr.Error(str(error), print_exception=False) from error
         layer: int | None = None

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from steering.errors import SteeringError
+from steering.errors import Cancelled, SteeringError
 from steering.ui import make_markup, make_words
-from steering.ui.best_work import STAGES, BestRequest, Search, Stage, find_best, measure_place
+from steering.ui.best_work import STAGES, BestRequest, Place, Search, Stage, find_best, measure_place
 from steering.ui.make_handlers import NO_TEXTS, UPDATE_EVERY, MakeHandlers
 from steering.ui.make_results import Updates, unchanged
 
@@ -54,7 +54,7 @@ class BestHandlers:
             search = session.making.search
             if search is None or search.offer is None:
                 raise SteeringError("There is no limit to relax. Press “Find the best” first.")
-            return replace(search.request, limits=search.offer)
+            return replace(search.request, limits=search.offer, model=search.model)
 
         yield from self._search(session, asked)
 
@@ -69,7 +69,7 @@ class BestHandlers:
             engine = self.make.engine
             return direction.name, lambda job: measure_place(engine, search, direction, job)
 
-        yield from self._run(session, work)
+        yield from self._run(session, work, lambda: make_markup.done_html("Measured.", FOUND))
 
     def _search(self, session: Session, asked: Callable[[], BestRequest]) -> Iterator[Updates]:
         def work() -> tuple[str, Work]:
@@ -78,29 +78,34 @@ class BestHandlers:
             engine.ready_model()
             return wanted.name, lambda job: find_best(engine, wanted, job)
 
-        yield from self._run(session, work)
+        def outcome() -> str:
+            search = session.making.search
+            if search is not None and search.problem:
+                return make_markup.done_html("None passes.", MISSED)
+            return make_markup.done_html("Found.", FOUND)
 
-    def _run(self, session: Session, work: Callable[[], tuple[str, Work]]) -> Iterator[Updates]:
+        yield from self._run(session, work, outcome)
+
+    def _run(
+        self, session: Session, work: Callable[[], tuple[str, Work]], outcome: Callable[[], str]
+    ) -> Iterator[Updates]:
         """Do a piece of work as `MakeHandlers.running` does, keeping what it reports as it comes."""
-        taking = _Taking(self.make, session)
-        yield from self.make.running(session, work, taking.follow, taking.outcome)
+        yield from self.make.running(session, work, _Taking(self.make, session).follow, outcome)
 
 
 class _Taking:
-    """Takes what one job reports into the session, and says what to show meanwhile."""
+    """Takes what one job reports into the session, and says what to show meanwhile.
+
+    Whatever else the visitor looks at while it works, what it finds takes the card's place in the end.
+    """
 
     def __init__(self, make: MakeHandlers, session: Session) -> None:
         self._make = make
         self._session = session
+        self._search = session.making.search
+        self._is_whole = False
         self._clock: dict[int, float] = {}
         self._stage = Stage(0, 0, 1)
-
-    def outcome(self) -> str:
-        """How it ended, for the line below the bar."""
-        making = self._session.making
-        if making.search is not None and making.search.problem:
-            return make_markup.done_html("None passes.", MISSED)
-        return make_markup.done_html("Found.", FOUND)
 
     def follow(self, job: Job, name: str) -> Iterator[Updates]:
         """What to show while the job works: the bar five times a second, the card when it has changed."""
@@ -121,27 +126,44 @@ class _Taking:
             bar = self._make.bar(job, *self._words(now))
             if changed and now - drawn >= REDRAW_EVERY and making.search is not None:
                 drawn, changed = now, False
-                yield [*bar, *self._make.result(self._session, measuring=True)]
+                yield [*bar, *self._make.result(self._session)]
             else:
                 yield [*bar, *unchanged()]
+        if not self._is_whole:  # stopped in line, and begun only to be ended
+            raise Cancelled
 
     def _take(self, report: Any, name: str) -> None:
         from steering.selection import CandidateScore
 
-        making = self._session.making
-        if isinstance(report, CandidateScore):
-            if making.search is not None:
-                known = making.search.scores.get(report.place)
-                if known is None or not known.is_complete:
-                    making.search.scores[report.place] = report
-        elif isinstance(report, Search):
-            making.take_search(report)
+        if isinstance(report, Search):
+            self._search = report
+            self._is_whole = bool(report.problem)
+            self._session.making.take_search(report)
             if report.winner is not None:
-                making.direction = report.direction_at(*report.winner, name)
-        elif making.search is not None:
-            direction: Direction = report
-            if making.direction is not None and _same_place(direction, making.direction):
-                making.direction = direction
+                self._choose(report, report.winner, name)
+        elif self._search is None:
+            return
+        elif isinstance(report, CandidateScore):
+            known = self._search.scores.get(report.place)
+            if known is None or not known.is_complete:
+                self._search.scores[report.place] = report
+        else:
+            self._take_measured(self._search, report)
+
+    def _take_measured(self, search: Search, direction: Direction) -> None:
+        """Strength or controls of a place, which come one after the other, in the direction's card."""
+        making, place = self._session.making, (direction.position, direction.layer)
+        search.measured[place] = {key: direction.card[key] for key in ("strength", "trust") if key in direction.card}
+        self._is_whole = "trust" in direction.card
+        has_left = making.search is not search  # to look at another direction
+        shown = making.direction
+        if has_left and self._is_whole:
+            making.take_search(search)
+        if making.search is search and (has_left or shown is None or (shown.position, shown.layer) == place):
+            self._choose(search, place, direction.name)
+
+    def _choose(self, search: Search, place: Place, name: str) -> None:
+        self._session.making.direction = search.direction_at(*place, name)
 
     def _words(self, now: float) -> tuple[str, float, str]:
         """What the bar says: the stage, how much of all is done, and about how long this stage still takes."""
@@ -154,10 +176,6 @@ class _Taking:
             what = f"Trying candidate {min(int(stage.done) + 1, int(stage.total))} of {int(stage.total)}"
         more = f"step {stage.number + 1} of {len(STAGES)}, {make_words.seconds(spent)}" + (f", {left}" if left else "")
         return what, stage.part, more
-
-
-def _same_place(one: Direction, other: Direction) -> bool:
-    return (one.position, one.layer) == (other.position, other.layer)
 
 
 __all__ = ["BestHandlers"]

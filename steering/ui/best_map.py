@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from steering.selection import CandidateScore
 from steering.ui.make_words import escaped, signed, visible_token
 from steering.ui.squares import row_words, squares, squares_table, tokens_of
 
 if TYPE_CHECKING:
-    from steering.selection import CandidateScore
     from steering.ui.best_work import Place, Search
 
 
@@ -17,19 +17,21 @@ def search_squares(search: Search, chosen: Place | None) -> str:
     """The map; ``chosen`` is the direction in view."""
     drops = [drop for score in search.scores.values() if (drop := _drop(search, score)) is not None]
     largest = max([*drops, 1e-9])
+    entry = _entry(search, chosen)
 
     def cell(position: int, layer: int) -> str:
         place = (position, layer)
         score = search.scores.get(place)
-        if score is None:
+        if score is None and place != chosen:
             late = not search.limits.allows_layer(layer, search.candidates.n_layers)
             return f'<td class="empty{" late" if late else ""}"></td>'
+        score = score or CandidateScore(position, layer)
         words = f"layer {layer}, {row_words(position)}: {_reason(search, score)}"
         if "undefined" in search.limits.failed(score, search.candidates.n_layers):
             return f'<td class="empty same" title="{escaped(words)}">–</td>'
         classes = " ".join(_classes(search, score, chosen))
         shade = min(1.0, max(0.0, (_drop(search, score) or 0.0) / largest))
-        pressed, tab = ("true", 0) if place == chosen else ("false", -1)
+        pressed, tab = "true" if place == chosen else "false", 0 if place == entry else -1
         return (
             f'<td class="{classes}" style="--value:{shade:.3f}"><button type="button" data-position="{position}" '
             f'data-layer="{layer}" tabindex="{tab}" aria-pressed="{pressed}" aria-label="{escaped(words)}" '
@@ -42,6 +44,17 @@ def search_squares(search: Search, chosen: Place | None) -> str:
         "How well each place does",
     )  # fmt: skip
     return f"{table}{_foot(search, chosen)}"
+
+
+def _entry(search: Search, chosen: Place | None) -> Place | None:
+    """The square that the Tab key leads to: the chosen one, else the first that can be pressed."""
+    if chosen is not None:
+        return chosen
+    n_layers = search.candidates.n_layers
+    pressable = (
+        place for place, score in search.scores.items() if "undefined" not in search.limits.failed(score, n_layers)
+    )
+    return min(pressable, default=None)
 
 
 def _classes(search: Search, score: CandidateScore, chosen: Place | None) -> list[str]:
@@ -82,6 +95,8 @@ def _reason(search: Search, score: CandidateScore) -> str:
         reasons.append(f"turned up, it shows too little ({score.induce_score:.2f}, needs {search.limits.induce:.2f})")
     if reasons:
         return "; ".join(reasons)
+    if score.is_unknown:
+        return "not tried"
     bypass = "" if score.bypass_score is None else f"taken out, the metric is {score.bypass_score:.2f}"
     return bypass or "keeps to the limits so far"
 
@@ -95,10 +110,12 @@ def _foot(search: Search, chosen: Place | None) -> str:
         parts.append(
             f'<span class="key-suggested">the rule’s: layer {search.winner[1]}, {row_words(search.winner[0])}</span>'
         )
-    failed = [search.limits.failed(score, search.candidates.n_layers) for score in search.scores.values()]
+    n_layers = search.candidates.n_layers
+    failed = [search.limits.failed(score, n_layers) for score in search.scores.values()]
     if any({"kl", "induce"} & set(names) for names in failed):
         parts.append("<span>✕ fails a limit; point at it for which</span>")
-    parts.append('<span class="key-late">too late to use</span>')
+    if not search.limits.allows_layer(n_layers - 1, n_layers):
+        parts.append('<span class="key-late">too late to use</span>')
     return f'<div class="squares-foot">{"".join(parts)}</div>'
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from steering.errors import SteeringError
 from steering.paper_choices import paper_choice
-from steering.ui.make_work import SEED, batch_size
+from steering.ui.make_batches import SEED, batch_size
+from steering.ui.make_words import GONE
+from steering.ui.squares import row_words
 
 if TYPE_CHECKING:
     from steering.contrast import ContrastSet
     from steering.directions import Candidates, Direction
+    from steering.finding import Finder
     from steering.models import ChatModel
     from steering.preparation import Prepared
     from steering.progress import Progress
@@ -39,6 +43,7 @@ class BestRequest:
         first_tokens: texts that stand for the idea as the first of a reply; empty: to be found.
         is_refusal: whether the paper's own limits and filter hold; None: as the set's card says.
         limits: relaxed ones; None: the rule's own.
+        model: name and revision of the model that ``limits`` were relaxed for.
     """
 
     data: ContrastSet
@@ -46,6 +51,7 @@ class BestRequest:
     first_tokens: tuple[str, ...] = ()
     is_refusal: bool | None = None
     limits: Limits | None = None
+    model: tuple[str, str] | None = None
 
 
 @dataclass(eq=False)
@@ -58,6 +64,7 @@ class Search:
         problem: why it chose none, in a sentence.
         offer: the limits that one press would relax then.
         paper_words: what the paper chose for this model, for comparison.
+        measured: by place, what a direction's card says of its strength and its controls.
     """
 
     request: BestRequest
@@ -71,6 +78,12 @@ class Search:
     problem: str = ""
     offer: Limits | None = None
     paper_words: str = ""
+    measured: dict[Place, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """Name and revision of the model it was made on."""
+        return self.candidates.card["model"], self.candidates.card["revision"]
 
     @property
     def n_places(self) -> int:
@@ -81,12 +94,39 @@ class Search:
         from steering.finding import scored_direction
         from steering.selection import CandidateScore
 
-        score = score or self.scores.get((position, layer)) or CandidateScore(position, layer)
+        place = (position, layer)
+        score = score or self.scores.get(place) or CandidateScore(position, layer)
         direction = scored_direction(self.candidates, self.prepared, self.unsteered, score, self.limits, name)
-        card = direction.card | self.separation.as_card(position, layer)
-        if self.winner is not None and (position, layer) != self.winner:
-            card["overruled"] = f"Chosen by hand; the rule chose layer {self.winner[1]}."
+        card = direction.card | self.separation.as_card(position, layer) | self.measured.get(place, {})
+        if place != self.winner:
+            card["overruled"] = f"Chosen by hand; {self._rule_words()}."
         return replace(direction, card=card)
+
+    def _rule_words(self) -> str:
+        """What the rule chose, for the card of a place that it did not choose."""
+        if self.winner is not None:
+            return f"the rule chose layer {self.winner[1]}, {row_words(self.winner[0])}"
+        if self.problem:
+            return "by the rule no place keeps to all limits"
+        return "not every place had been tried"
+
+
+@dataclass(frozen=True, eq=False)
+class KeptSearch:
+    """What a search was made with, for another under other limits: it goes on at once from the scores it has."""
+
+    request: BestRequest
+    finder: Finder
+    separation: Separation
+
+    def serves(self, request: BestRequest) -> bool:
+        """Whether a request asks for the same texts, tokens and filter."""
+        mine = self.request
+        return (
+            request.data.sha256 == mine.data.sha256
+            and request.first_tokens == mine.first_tokens
+            and request.is_refusal == mine.is_refusal
+        )
 
 
 @dataclass(frozen=True)
@@ -110,35 +150,25 @@ def find_best(engine: Engine, request: BestRequest, job: Job) -> None:
     Reports `Stage`s; a `Search` once there is a map to fill; a `CandidateScore` each time one is decided; the `Search`
     again when the rule has chosen, or could not; then the `Direction` with its strength, and with its controls.
     """
-    from steering.finding import Finder, scores_folder
-    from steering.preparation import prepare
     from steering.selection import NoCandidateError
-    from steering.separation import separation
 
     model = engine.ready_model()
+    if request.model is not None:
+        _require_model(model, request.model)
     model.thinking = False
     with engine.all_cores():
-        reading = _stage(job, 0)
-        reading("", 0, 1)
-        prepared = prepare(
-            model,
-            request.data,
-            tokens=request.first_tokens or None,
-            is_refusal=request.is_refusal,
-            seed=SEED,
-        )
-        finder = Finder(model, prepared, store=scores_folder(), batch_size=batch_size(request.data), progress=reading)
-        measured = separation(
-            model, finder.candidates, prepared.validation, batch_size=batch_size(request.data), progress=reading
-        )
-        limits = request.limits or finder.limits
-        candidates = replace(finder.candidates, card=finder.candidates.card | _told(model, request, measured))
-        search = Search(request, prepared, candidates, measured, finder.scorer.unsteered, limits)
+        kept = engine.kept_search
+        if kept is None or not kept.serves(request):
+            engine.kept_search = None  # frees what it holds before as much is needed anew
+            engine.kept_search = kept = _prepared(engine, request, job)
+        finder, limits = kept.finder, request.limits or kept.finder.limits
+        candidates = replace(finder.candidates, card=finder.candidates.card | _told(model, request, kept.separation))
+        search = Search(request, finder.prepared, candidates, kept.separation, finder.scorer.unsteered, limits)
         if (choice := paper_choice(model.name)) is not None:
             search.paper_words = choice.words
         job.report(search)
         try:
-            selection = finder.find(limits, name=request.name, progress=_stage(job, 1), on_score=job.report)
+            selection = finder.find(limits, name=request.name, progress=_stage(engine, job, 1), on_score=job.report)
         except NoCandidateError as error:
             for miss in error.misses:
                 job.report(miss.score)
@@ -150,32 +180,67 @@ def find_best(engine: Engine, request: BestRequest, job: Job) -> None:
         search.winner = selection.score.place
         job.report(search)
         direction = search.direction_at(*search.winner, request.name, selection.score)
-        _measure(model, prepared, direction, search.candidates, finder.scorer, job)
+        _measure(engine, job, finder.prepared, direction, search.candidates, finder.scorer)
+
+
+def _prepared(engine: Engine, request: BestRequest, job: Job) -> KeptSearch:
+    """Read the texts: all that a search needs before it begins."""
+    from steering.finding import Finder, scores_folder
+    from steering.preparation import prepare
+    from steering.separation import separation
+
+    model = engine.ready_model()
+    _reading(engine, job, 0, 1)("", 0, 1)
+    prepared = prepare(
+        model, request.data, tokens=request.first_tokens or None, is_refusal=request.is_refusal, seed=SEED
+    )
+    n_train, n_check = (len(part.positive) + len(part.negative) for part in (prepared.train, prepared.validation))
+    rows = batch_size(request.data)
+    learning = _reading(engine, job, 0, n_train + n_check)
+    finder = Finder(model, prepared, store=scores_folder(), batch_size=rows, progress=learning)
+    checking = _reading(engine, job, n_train, n_train + n_check)
+    measured = separation(model, finder.candidates, prepared.validation, batch_size=rows, progress=checking)
+    return KeptSearch(request, finder, measured)
 
 
 def measure_place(engine: Engine, search: Search, direction: Direction, job: Job) -> None:
-    """Measure the strength and the controls of a candidate chosen by hand."""
+    """Measure the strength and the controls of a candidate chosen by hand; reports them as `find_best` does."""
     from steering.scoring import scorer_for
 
     model = engine.ready_model()
+    _require_model(model, search.model)
     model.thinking = False
     with engine.all_cores():
-        scorer = scorer_for(model, search.prepared.validation, search.prepared.tokens)
-        _measure(model, search.prepared, direction, search.candidates, scorer, job)
+        kept = engine.kept_search
+        if kept is not None and kept.finder.prepared is search.prepared:
+            scorer = kept.finder.scorer
+        else:
+            scorer = scorer_for(model, search.prepared.validation, search.prepared.tokens)
+        _measure(engine, job, search.prepared, direction, search.candidates, scorer)
 
 
 def _measure(
-    model: ChatModel, prepared: Prepared, direction: Direction, candidates: Candidates, scorer: Scorer, job: Job
+    engine: Engine, job: Job, prepared: Prepared, direction: Direction, candidates: Candidates, scorer: Scorer
 ) -> None:
-    """Its strength, then its controls; reports the direction after each."""
+    """Its strength, then its controls; reports the direction after each, and the scores its controls are held to."""
     from steering.calibration import calibrated
-    from steering.trust import trust
+    from steering.selection import CandidateScore
+    from steering.trust import WHAT, trust
 
-    direction = calibrated(model, direction, progress=_stage(job, 2))
+    model = engine.ready_model()
+    direction = calibrated(model, direction, progress=_stage(engine, job, 2))
     job.report(direction)
     trusted = trust(
-        model, prepared, direction, candidates=candidates, scorer=scorer, seed=SEED, progress=_stage(job, 3)
+        model,
+        prepared,
+        direction,
+        candidates=candidates,
+        scorer=scorer,
+        seed=SEED,
+        progress=_stage(engine, job, 3, WHAT),
     )
+    bypass, induce, kl = (trusted.scores[score].value for score in ("bypass", "induce", "kl"))
+    job.report(CandidateScore(direction.position, direction.layer, bypass, induce, kl, kl_at_least=kl))
     job.report(replace(direction, card=direction.card | {"trust": trusted.as_card()}))
 
 
@@ -189,11 +254,35 @@ def _told(model: ChatModel, request: BestRequest, separation: Separation) -> dic
     }
 
 
-def _stage(job: Job, number: int) -> Progress:
-    """The progress callback of one stage; ends the work when a stop was asked for."""
+def _require_model(model: ChatModel, wanted: tuple[str, str]) -> None:
+    """Raise SteeringError if another model has come into use since something was found."""
+    if (model.name, model.revision) != wanted:
+        raise SteeringError(GONE)
+
+
+def _reading(engine: Engine, job: Job, before: int, of: int) -> Progress:
+    """The progress callback of a part of the first stage, in texts.
+
+    It ends the work when a stop was asked for, and lets visitors who wait for a reply go first.
+    """
 
     def report(what: str, done: float, total: float) -> None:
         job.check()
-        job.report(Stage(number, done, total))
+        engine.let_others_go(job)
+        job.report(Stage(0, before + done, of))
+
+    return report
+
+
+def _stage(engine: Engine, job: Job, number: int, counted: str = "") -> Progress:
+    """The progress callback of a later stage; it ends the work or lets others go first, as that of the first does.
+
+    ``counted``: what is counted; anything else is got ready for it. By default all.
+    """
+
+    def report(what: str, done: float, total: float) -> None:
+        job.check()
+        engine.let_others_go(job)
+        job.report(Stage(number, done if counted in ("", what) else 0, total))
 
     return report

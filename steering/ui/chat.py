@@ -14,6 +14,8 @@ from steering.ui.ideas import (
     fits_model,
     idea_choices,
     is_own,
+    note_on,
+    preset_card_of_direction,
     preset_strength,
     questions_of,
     strength_of,
@@ -66,7 +68,17 @@ class Chat:
         if session.live and session.live_idea == session.idea:
             return session.live.log
         turns = session.conversation(session.idea)
-        return turns[-1].log if turns else self.names_line(session) + state_line("idle")
+        return turns[-1].log if turns else self.names_line(session) + state_line("idle", self._note(session))
+
+    def _note(self, session: Session) -> str:
+        """What to know of the idea in view on the model in use before asking."""
+        model = self.engine.model
+        if is_own(session.idea):
+            return ""
+        if model is None or model.name == "bundled":
+            return note_on(session.idea, preset_card_of_direction(session.idea))
+        known = self.engine.known_direction(session.idea)
+        return note_on(session.idea, known.card) if known else ""
 
     def names_line(self, session: Session) -> str:
         strength = self.strength(session)
@@ -122,7 +134,7 @@ class Chat:
         try:
             request = self._request(session, question, strength, settings)
             yield self.view(session)
-            session.job = job = self.engine.worker.submit(lambda job: turn_work(self.engine, request, job))
+            session.job = job = self.engine.worker.submit(lambda job: turn_work(self.engine, request, job), short=True)
             for _ in self._follow(job, live):
                 if session.idea == session.live_idea:
                     session.log = live.log
@@ -175,6 +187,7 @@ class Chat:
             repetition_penalty=float(settings["repetition_penalty"]),
             seed=int(settings["seed"] or 0) + (session.tries if settings["temperature"] else 0),
             removal=str(settings["removal"]),
+            addition=str(settings["addition"]),
             thinking=bool(settings["thinking"]),
         )
 
@@ -263,7 +276,7 @@ class Chat:
         if model is None or session.model_seen == (model.name, model.revision):
             return ""
         session.model_seen = (model.name, model.revision)
-        session.making.candidates = session.making.separation = session.making.direction = None
+        session.making.forget_found()
         aside = [d.name for d in session.own.values() if not fits_model(d, model.name, model.revision)]
         if is_own(session.idea) and session.own[session.idea].name in aside:
             session.stop()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.models import ChatModel
     from steering.progress import Progress
+    from steering.ui.best_work import KeptSearch
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ class Engine:
     """The model in use, and the next one while it is being loaded.
 
     The old model answers until the new one is ready; then it is freed.
+
+    Attributes:
+        kept_search: what the newest search was made with; one for all visitors, for it holds the model's passes.
     """
 
     def __init__(self, options: ModelOptions) -> None:
@@ -70,6 +74,7 @@ class Engine:
         self.worker = Worker()
         self.model: ChatModel | None = None
         self.loading: Loading | None = None
+        self.kept_search: KeptSearch | None = None
         self._change = threading.Lock()
         self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
 
@@ -118,7 +123,7 @@ class Engine:
         if model.device.type == "cpu":
             torch.set_num_threads(threads_beside_page(preferred_threads()))
         with self._change:
-            self.model, self.loading = model, None
+            self.model, self.loading, self.kept_search = model, None, None
             self._directions.clear()
         gc.collect()
         if torch.cuda.is_available():
@@ -143,13 +148,29 @@ class Engine:
         For whole passes over many examples, whose layers take long enough that waiting for a core the page has taken
         is a small part; a reply's steps are too short for that (`threads_beside_page`).
         """
-        import torch
-
         from steering.machine import preferred_threads
+
+        with self._threads(preferred_threads()):
+            yield
+
+    def let_others_go(self, job: Job) -> None:
+        """Between two steps of long work: write the replies that visitors wait for, then go on."""
+        if job.someone_waits:
+            from steering.machine import preferred_threads
+
+            model = self.ready_model()
+            thinking = model.thinking
+            with self._threads(threads_beside_page(preferred_threads())):
+                job.let_others_go()
+            model.thinking = thinking
+
+    @contextmanager
+    def _threads(self, n: int) -> Iterator[None]:
+        import torch
 
         before = torch.get_num_threads()
         if self.ready_model().device.type == "cpu":
-            torch.set_num_threads(max(before, preferred_threads()))
+            torch.set_num_threads(n)
         try:
             yield
         finally:

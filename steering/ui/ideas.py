@@ -21,6 +21,7 @@ GENERAL_QUESTIONS = (
 # For a direction whose range was not measured: the added vector is this part of the stream's usual length at first,
 # and this part at the slider's end. On the bundled model's presets the measured ranges lie between these.
 UNMEASURED_DOSE, UNMEASURED_END_DOSE = 0.35, 0.9
+HARDLY_REFUSES = 0.25  # of the requests; a model that refuses fewer has little to be taken out
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,42 @@ def strength_of(direction: Direction) -> Strength:
 
 def preset_strength(name: str) -> Strength:
     """A preset's measured range on the bundled model, read without torch; the usual one if it was not measured."""
+    try:
+        direction = _shipped(name)
+        card = direction["card"]
+        return _measured(card["strength"], card["norm"] / direction["mean_residual_norm"])
+    except (KeyError, TypeError, ValueError):
+        return Strength(1.0, 3.0, None)
+
+
+def preset_card_of_direction(name: str) -> dict[str, Any]:
+    """The card of a preset's direction on the bundled model, read without torch; empty if there is none."""
+    try:
+        return dict(_shipped(name)["card"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    """What the file of a preset's direction says beside its tensors; a ValueError if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(PRESETS / "directions" / f"{name}.safetensors", framework="numpy") as file:
-            direction = json.loads(file.metadata()["direction"])
-            card = direction["card"]
-            return _measured(card["strength"], card["norm"] / direction["mean_residual_norm"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return Strength(1.0, 3.0, None)
+            return dict(json.loads(file.metadata()["direction"]))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the direction of {name} cannot be read") from error
+
+
+def note_on(idea: str, card: dict[str, Any]) -> str:
+    """What a visitor should know before asking: that this model hardly refuses, when refusal is the idea; else ""."""
+    refuses = card.get("refuses")
+    if idea != "refusal" or not isinstance(refuses, list) or refuses[0] >= HARDLY_REFUSES * refuses[1]:
+        return ""
+    return (
+        f"This model refuses {refuses[0]} of {refuses[1]} such requests, so there is little to take out. Turned up, it "
+        "does refuse. Gemma, Llama and Qwen (Settings, Model) refuse by themselves."
+    )
 
 
 def _measured(range_: dict[str, Any], dose: float) -> Strength:

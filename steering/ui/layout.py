@@ -18,6 +18,7 @@ import gradio as gr
 
 from steering.ui import markup
 from steering.ui.how import how_it_works
+from steering.ui.methods import ADDITION_HELP, ADDITIONS, REMOVAL_HELP, REMOVALS
 from steering.ui.scope import ASSETS, VARIANTS, build_scope
 from steering.ui.theme import InkOnPaper
 
@@ -32,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 0,
     "third_answer": "added",
     "removal": "centred",
+    "addition": "added",
     "thinking": False,
     "scroll_together": False,
 }
@@ -47,16 +49,17 @@ class Components:
     - ``examples``: four buttons whose text is the question; set with ``gr.update(value=…)``, hide with ``visible``.
     - ``chats``: by variant name; a value is a list of ``{"role", "content"}``. Put every text through `as_text`.
     - ``strength``: 0 to ``maximum``; when the idea changes set ``maximum``/``step`` here and send an `idea_line`.
-    - ``third_answer``: "added" or "opposite"; ``removal``: "centred" or "plain".
+    - ``third_answer``: "added" or "opposite"; ``removal`` and ``addition``: as in `methods`.
     - ``thinking`` is invisible until the model can think: ``gr.update(visible=True)``.
     - ``model_status`` is a read-only text; ``settings`` are the inputs that `SETTINGS` names, in its order.
     - ``edit`` should take the last turn back and put its question into ``message``.
-    - ``make_tab`` is empty; enter it again (``with components.make_tab:``) to fill it.
+    - ``make_tab`` and ``blind_tab`` are empty; enter them again (``with components.make_tab:``) to fill them.
     """
 
     tabs: gr.Tabs
     chat_tab: gr.Tab
     make_tab: gr.Tab
+    blind_tab: gr.Tab
     idea: gr.Radio
     message: gr.Textbox
     ask: gr.Button
@@ -67,6 +70,7 @@ class Components:
     retry: gr.Button
     undo: gr.Button
     edit: gr.Button
+    idea_card: gr.Button
     clear: gr.Button
     scope: gr.HTML
     model: gr.Dropdown
@@ -134,8 +138,11 @@ def build_layout(
                 undo = _action("Undo", "undo")
                 edit = _action("Edit", "edit")
                 clear = _action("Clear", "clear")
+                idea_card = _action("Its card", "idea-card")
             scope = build_scope(log)
         with gr.Tab("Make a direction", id="make", elem_id="tab-make") as make_tab:
+            pass
+        with gr.Tab("Blind test", id="blind", elem_id="tab-blind") as blind_tab:
             pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
@@ -145,6 +152,7 @@ def build_layout(
         tabs=tabs,
         chat_tab=chat_tab,
         make_tab=make_tab,
+        blind_tab=blind_tab,
         idea=idea_choice,
         message=message,
         ask=ask,
@@ -155,6 +163,7 @@ def build_layout(
         retry=retry,
         undo=undo,
         edit=edit,
+        idea_card=idea_card,
         clear=clear,
         scope=scope,
         model=model_choice,
@@ -170,7 +179,7 @@ def page_options() -> dict[str, Any]:
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return {
         "theme": InkOnPaper(),
-        "css": "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css")),
+        "css": "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css", "blind.css")),
         "head": f'<meta name="description" content="{markup.DESCRIPTION}">\n<style>\n{frame}\n</style>\n'
         f"<script>\n{script}\n</script>\n",
         "favicon_path": ASSETS / "favicon.svg",
@@ -269,10 +278,20 @@ def _settings(
                 interactive=True,
             ),
             "removal": gr.Radio(
-                [("Centred direction", "centred"), ("Plain direction", "plain")],
+                [(words, name) for name, words in REMOVALS.items()],
                 value=start["removal"],
-                label="What is taken out",
+                label="How it is taken out",
+                info=REMOVAL_HELP,
                 elem_id="removal",
+                elem_classes="pills",
+                interactive=True,
+            ),
+            "addition": gr.Radio(
+                [(words, name) for name, words in ADDITIONS.items()],
+                value=start["addition"],
+                label="How it is turned up",
+                info=ADDITION_HELP,
+                elem_id="addition",
                 elem_classes="pills",
                 interactive=True,
             ),

@@ -70,7 +70,7 @@ def build_make_tab(components: Components, engine: Engine, sessions: Sessions) -
         **given, check=check, **finding, card=card, **picking, **acting, note=note, upload_direction=upload_direction
     )
     handlers = MakeHandlers(engine, sessions)
-    _attach(tab, handlers, BestHandlers(handlers))
+    _attach(tab, handlers, BestHandlers(handlers), components)
     return tab
 
 
@@ -167,7 +167,7 @@ def _actions() -> dict[str, Any]:
     }
 
 
-def _attach(tab: MakeTab, handlers: MakeHandlers, best: BestHandlers) -> None:
+def _attach(tab: MakeTab, handlers: MakeHandlers, best: BestHandlers, components: Components) -> None:
     result = [
         *(tab.card, tab.position, tab.layer, tab.actions, tab.download, tab.card_file),
         *(tab.relax, tab.measure, tab.first_tokens, tab.note),
@@ -197,6 +197,7 @@ def _attach(tab: MakeTab, handlers: MakeHandlers, best: BestHandlers) -> None:
     gr.on([tab.position.input, tab.layer.input], handlers.pick, [tab.position, tab.layer], result, **_LAST)
     tab.upload_direction.upload(handlers.load, [tab.upload_direction], result, **_SHORT)
     tab.use.click(handlers.explain_use, None, [tab.note], **_SHORT)
+    components.idea_card.click(handlers.show_idea, None, [*result, components.tabs], **_SHORT)
 
 
 _FIND_WORDS = (

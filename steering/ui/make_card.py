@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from steering.ui.best_map import search_squares, search_table
-from steering.ui.make_checks import checks_html, trust_html, verdict_of
+from steering.ui.make_checks import by_hand_html, checks_html, trust_html, verdict_of
 from steering.ui.make_words import RESPONSE, escaped, position_words, signed, verdict, visible_token
 from steering.ui.squares import is_late, row_words, squares, squares_table, tokens_of
 
@@ -23,6 +23,11 @@ WELCOME = (
     '<section class="quality waiting"><h2>Your direction appears here</h2><p>First the map of places to look, a layer '
     "and a position each; then a card that says how well the best one tells apart texts it was not made from.</p>"
     "</section>"
+)
+
+NO_OFFER = (
+    "No single limit can be relaxed so far that a place keeps to it and is still of use. Give more texts, or texts "
+    "that differ in the idea alone; or choose a place all the same."
 )
 
 
@@ -75,9 +80,10 @@ def searching_card(search: Search) -> str:
 
 def missed_card(search: Search) -> str:
     """What there is to see when no candidate keeps to all limits."""
+    no_offer = "" if search.offer else f'<p class="hint">{NO_OFFER}</p>'
     return (
         f'<section class="quality">{_head(search.request.name, _texts_words(search), "bad", "None passes")}'
-        f'<p class="warning">{escaped(search.problem)}</p>{_notes(search)}'
+        f'<p class="warning">{escaped(search.problem)}</p>{no_offer}{_notes(search)}'
         '<div class="quality-sub"><h3>What each place fails</h3><p>press a square to choose it all the same</p></div>'
         f"{search_squares(search, None)}"
         f"<details><summary>All {search.n_places} candidates as a table</summary>{search_table(search)}</details>"
@@ -95,10 +101,9 @@ def search_card(search: Search, direction: Direction, measuring: bool) -> str:
     figures = _key_figures(
         card.get("sorted_right"), direction, search.candidates.n_layers, card.get("auroc"), tokens_of(card)
     )
-    by_hand = f'<p class="hint">{escaped(card["overruled"])}</p>' if card.get("overruled") else ""
     return (
-        f'<section class="quality">{head}{figures}{checks_html(direction.name, card)}{by_hand}{trust_html(card)}'
-        f"{_notes(search)}"
+        f'<section class="quality">{head}{figures}{checks_html(direction.name, card)}{by_hand_html(card)}'
+        f"{trust_html(card)}{_notes(search)}"
         '<div class="quality-sub"><h3>Where the idea was found</h3><p>fuller colour: taken out there, more of the idea '
         "goes away · press a square to choose it</p></div>"
         f"{search_squares(search, (direction.position, direction.layer))}"
@@ -127,14 +132,15 @@ def _notes(search: Search) -> str:
 def loaded_card(direction: Direction) -> str:
     """The card of a direction from a file: only what the file says, and no map, for that needs the texts."""
     card = direction.card
-    origin = [f"from the file’s own card · {card.get('model_label') or card.get('model') or 'model not named'}"]
+    origin = [f"from its own card · {card.get('model_label') or card.get('model') or 'model not named'}"]
     if card.get("data"):
         origin.append(f"texts: {card['data']}")
     figures = _key_figures(card.get("sorted_right"), direction, card["n_layers"], card.get("auroc"), tokens_of(card))
     return (
         f'<section class="quality">{_head(direction.name, " · ".join(origin), *verdict_of(card))}{figures}'
-        f"{checks_html(direction.name, card)}{trust_html(card)}"
-        '<p class="hint">The map of squares is not in the file. Find the direction again to choose another place.</p>'
+        f"{checks_html(direction.name, card)}{by_hand_html(card)}{trust_html(card)}"
+        '<p class="hint">The map of squares is not kept with a direction. Find it again from its texts to choose '
+        "another place.</p>"
         "</section>"
     )
 

@@ -105,15 +105,31 @@ def _metric_words(card: Mapping[str, Any]) -> str:
 def verdict_of(card: Mapping[str, Any]) -> tuple[str, str]:
     """(class, words): by the controls if it was held against them, else by how well it tells texts apart."""
     trust = card.get("trust")
-    if trust:
-        better = trust["better_than_controls"]
-        if all(better.values()) and not card.get("relaxed"):
-            return "good", "Works well"
-        if any(better.values()):
-            return "partly", "Works, with a relaxed limit" if all(better.values()) else "Works partly"
+    if not trust:
+        auroc = card.get("auroc")
+        return ("", "") if auroc is None else verdict(auroc)
+    better = [trust["better_than_controls"][score] for score in ("bypass", "induce")]
+    if not any(better):
         return "bad", "No better than chance"
-    auroc = card.get("auroc")
-    return ("", "") if auroc is None else verdict(auroc)
+    if not all(better):
+        return "partly", "Works partly"
+    if not _keeps_to_limits(card):
+        return "partly", "Works, beyond a limit"
+    return ("partly", "Works, with a relaxed limit") if card.get("relaxed") else ("good", "Works well")
+
+
+def _keeps_to_limits(card: Mapping[str, Any]) -> bool:
+    """Whether no score is known to be beyond its limit; a place chosen by hand may be."""
+    scores, limits = card.get("scores"), card.get("limits")
+    if scores is None or limits is None:
+        return True
+    induce, kl = scores["induce"], scores["kl"]
+    return (induce is None or induce > limits["induce"]) and (kl is None or kl < limits["kl"])
+
+
+def by_hand_html(card: Mapping[str, Any]) -> str:
+    """That the place was chosen by hand, and what the rule chose; "" if the rule chose it."""
+    return f'<p class="hint">{escaped(card["overruled"])}</p>' if card.get("overruled") else ""
 
 
 def trust_html(card: Mapping[str, Any]) -> str:
@@ -158,8 +174,8 @@ def is_trust(value: Any) -> bool:
     def is_figure(one: Any) -> bool:
         if not isinstance(one, dict):
             return False
-        numbers = [one.get(key) for key in ("value", "low", "high")]
-        return isinstance(one.get("n"), int) and all(x is None or _is_number(x) for x in numbers)
+        n, *numbers = (one.get(key) for key in ("n", "value", "low", "high"))
+        return isinstance(n, int) and is_number(n) and n >= 0 and all(x is None or is_number(x) for x in numbers)
 
     if not isinstance(value, dict):
         return False
@@ -187,13 +203,13 @@ def is_scores(value: Any) -> bool:
     """Whether these are a candidate's scores beside the unsteered means."""
     names = ("bypass", "induce", "kl", "unsteered_positive", "unsteered_negative")
     return isinstance(value, dict) and all(
-        _is_number(value.get(name)) or (value.get(name) is None and name in names[:3] and name in value)
+        is_number(value.get(name)) or (value.get(name) is None and name in names[:3] and name in value)
         for name in names
     )
 
 
 def is_limits(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_number(value.get(name)) for name in ("induce", "kl", "depth"))
+    return isinstance(value, dict) and all(is_number(value.get(name)) for name in ("induce", "kl", "depth"))
 
 
 def is_first_tokens(value: Any) -> bool:
@@ -207,5 +223,6 @@ def is_first_tokens(value: Any) -> bool:
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether this is a number that can be shown: finite, and not a bool, which Python counts as one."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

@@ -18,6 +18,7 @@ from steering.ui import make_card, make_markup, make_words
 from steering.ui.engine import Engine
 from steering.ui.ideas import fits_model
 from steering.ui.make_results import Updates, result, unchanged
+from steering.ui.make_words import GONE
 from steering.ui.make_work import (
     Checked,
     Found,
@@ -33,6 +34,7 @@ from steering.ui.session import SESSIONS_KEPT, Session, Sessions
 from steering.ui.worker import Job, Work
 
 if TYPE_CHECKING:
+    from steering.directions import Direction
     from steering.models import ChatModel
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,6 @@ LONGEST_NAME = 80
 UPDATE_EVERY = 0.2  # seconds
 UNFORESEEN = "Something went wrong inside the program; its log says what. Your texts are still here: try again."
 NO_TEXTS = "Give two lists of texts first, or use the sample."
-GONE = "Another model is in use now, and this direction was made for the one before. Find it again, or load its file."
 
 
 @dataclass
@@ -120,11 +121,11 @@ class MakeHandlers:
             if data is None:
                 raise SteeringError(NO_TEXTS)
             wanted = self.name_of(session, name)
-            before[:] = [self._computing_card(wanted, data.has_responses, model), *self.result(session)[1:]]
-            before[3] = gr.update(visible=False)
+            before[:] = [self._computing_card(wanted, data.has_responses, model)]
             return wanted, lambda job: find(self.engine, data, job)
 
         def follow(job: Job, wanted: str) -> Iterator[Updates]:
+            before.extend(self.result(session)[1:])
             for news in self._follow(job):
                 if isinstance(news, Found):
                     self._take(session, news, wanted)
@@ -285,6 +286,27 @@ class MakeHandlers:
         making.direction, making.candidates, making.separation, making.search = direction, None, None, None
         return self.result(session)
 
+    def show_idea(self, request: gr.Request) -> Updates:
+        """The card of the idea that is chosen in the chat, in the place of what was made here."""
+        session = self.sessions.of(request)
+        try:
+            direction = session.own.get(session.idea) or self._preset(session.idea)
+        except SteeringError as error:
+            return [*self.result(session, str(error)), gr.Tabs(selected="make")]
+        if session.making.direction is not direction:
+            session.making.forget_found()
+            session.making.direction = direction
+        return [*self.result(session), gr.Tabs(selected="make")]
+
+    def _preset(self, name: str) -> Direction:
+        """A preset's direction for the model in use, made on the model's thread if it has to be."""
+        self.engine.ready_model()
+        known = self.engine.known_direction(name)
+        if known is None:
+            job = self.engine.worker.submit(lambda job: job.report(self.engine.preset_direction(name, job.progress)))
+            known = next(report for report in job.reports() if not isinstance(report, tuple) and report is not None)
+        return known
+
     def explain_use(self, request: gr.Request) -> str:
         """Beside the page's own handler: why nothing happened, when the direction's model is not in use any more."""
         direction, model = self.sessions.of(request).making.direction, self.engine.model
@@ -293,9 +315,10 @@ class MakeHandlers:
 
     # ------------------------------------------------------------------ what is shown
 
-    def result(self, session: Session, problem: str = "", *, measuring: bool = False) -> Updates:
+    def result(self, session: Session, problem: str = "") -> Updates:
         """What `make_results.result` says of this visitor's tab."""
-        return result(session.making, Path(self._bench(session).folder.name), problem, measuring=measuring)
+        bench = self._bench(session)
+        return result(session.making, Path(bench.folder.name), problem, measuring=bench.job is not None)
 
     def _bench(self, session: Session) -> Bench:
         bench = self._benches.pop(session.key, None) or Bench()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from steering.ui import make_card, make_markup, make_words
-from steering.ui.make_work import SEED, write_files
+from steering.ui.make_batches import SEED
+from steering.ui.make_work import write_files
 from steering.ui.session import Making
 from steering.ui.squares import tokens_of
 
@@ -40,8 +41,9 @@ def result(making: Making, folder: Path, problem: str = "", *, measuring: bool =
         return [card, gr.update(), gr.update(), hidden, None, None, relax, hidden, _choices(search), note]
     can_measure = search is not None and not measuring and "trust" not in direction.card
     position, layer = _place(making, direction)
-    weights, card_file = (None, None) if measuring else write_files(direction, folder)
-    actions, measure = hidden if measuring else shown, shown if can_measure else hidden
+    usable = not measuring or "strength" in direction.card  # its controls may come later
+    weights, card_file = write_files(direction, folder) if usable else (None, None)
+    actions, measure = shown if usable else hidden, shown if can_measure else hidden
     card = _card(making, direction, measuring)
     return [card, position, layer, actions, weights, card_file, relax, measure, _choices(search), note]
 

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Mapping
 
+GONE = "Another model is in use now, and this direction was made for the one before. Find it again, or load its file."
 RESPONSE = 0  # steering.activations.RESPONSE; importing that would load torch before the page is up
 # AUROC from which the held-out texts count as told apart well, or partly.
 SORTED_WELL, SORTED_PARTLY = 0.9, 0.7

@@ -13,7 +13,8 @@ from steering.contrast import ContrastSet, Limits
 from steering.contrast_files import FORMATS, read_rows
 from steering.errors import DirectionError
 from steering.ui.ideas import fits_model
-from steering.ui.make_checks import LONGEST_SENTENCE, is_first_tokens, is_limits, is_scores, is_trust
+from steering.ui.make_batches import SEED, batch_size
+from steering.ui.make_checks import LONGEST_SENTENCE, is_first_tokens, is_limits, is_number, is_scores, is_trust
 from steering.ui.make_words import file_name
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from steering.ui.worker import Job
 
 LIMITS = Limits()
-SEED = 0  # of the split into texts to learn from and texts to check with
 LARGEST_DIRECTION_FILE = 1_000_000  # bytes
-# A batch is what must end before a cancel is seen; about a second of work on a slow machine.
-CHARACTERS_A_BATCH, EXAMPLES_A_BATCH = 3_000, 16
 LARGEST_UNIT_COEFFICIENT = 1e4  # a vector that needs more to be as long as the stream itself is no direction
 
 
@@ -115,12 +113,6 @@ def find(engine: Engine, data: ContrastSet, job: Job) -> None:
     job.report(Found(replace(candidates, card=card), measured, measured.suggested()))
 
 
-def batch_size(data: ContrastSet) -> int:
-    """How many of the set's longest texts make one batch."""
-    longest = max(len(example.canonical) for example in (*data.positive, *data.negative))
-    return max(1, min(EXAMPLES_A_BATCH, CHARACTERS_A_BATCH // longest))
-
-
 def _part_of(progress: Progress, before: float, of: float) -> Progress:
     """Progress of one part of the work as progress of the whole."""
 
@@ -169,7 +161,7 @@ def load_direction(path: str, model: ChatModel) -> Direction:
 def sound_card(card: dict[str, Any]) -> dict[str, Any]:
     """The card without entries the page reads but that are not what they should be."""
     wanted: dict[str, Callable[[Any], bool]] = {
-        "auroc": lambda value: _is_number(value) and 0 <= value <= 1,
+        "auroc": lambda value: is_number(value) and 0 <= value <= 1,
         "sorted_right": lambda value: (
             isinstance(value, list)
             and len(value) == 2
@@ -189,16 +181,12 @@ def sound_card(card: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in card.items() if key not in wanted or wanted[key](value)}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_strength(value: Any) -> bool:
     """Whether this is a measured range: 0 ≤ start ≤ end, and a sweet spot inside."""
     if not isinstance(value, dict) or not isinstance(value.get("sweet"), list) or len(value["sweet"]) != 2:
         return False
     numbers = [value.get("start"), value.get("end"), *value["sweet"]]
-    if not all(_is_number(number) for number in numbers):
+    if not all(is_number(number) for number in numbers):
         return False
     start, end, low, high = numbers
     return 0 <= start <= end <= 100 and 0 <= low <= high <= end and end > 0

@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# Torch's threads wait for each other by spinning, which on a core that the page or a browser wants too is slower than
+# to sleep: beside one busy process, on two cores, two threads took 13.6 s for a candidate's scores and 3.0 s this way.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import gradio as gr  # the setting above must come first
+import gradio as gr  # the settings above must come first
 
+from steering.contrast import preset_names
 from steering.ui.api import steer_endpoint
+from steering.ui.blind import build_blind_tab
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.ideas import example_of, questions_of, title_of
@@ -53,6 +58,7 @@ def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
             + _loading_line(engine),
         )
         make = build_make_tab(components, engine, sessions)
+        build_blind_tab(components, chat, sessions)
         _Handlers(chat, sessions, components, models).attach(make.use)
         gr.api(steer_endpoint(chat), api_name="steer", concurrency_limit=VISITORS_AT_ONCE)
 
@@ -172,7 +178,8 @@ class _Handlers:
         direction = session.making.direction
         if direction is None:
             return [gr.skip()] * (len(self._chosen) + 2)
-        known = next((key for key, own in session.own.items() if own is direction), None)
+        presets = ((name, self.chat.engine.known_direction(name)) for name in preset_names())
+        known = next((key for key, one in (*session.own.items(), *presets) if one is direction), None)
         self.chat.choose(session, known or session.add_own(direction))
         idea = gr.update(choices=self.chat.choices(session), value=session.idea)
         return [*self._chosen_values(session, message), idea, gr.Tabs(selected="chat")]

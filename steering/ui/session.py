@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from steering.interventions import Dial
     from steering.separation import Separation
     from steering.ui.best_work import Search
+    from steering.ui.blind_votes import Round
     from steering.ui.engine import Loading
     from steering.ui.worker import Job
 
@@ -43,7 +44,22 @@ class Making:
     def take_search(self, search: Search) -> None:
         """Take up a search; a new one takes the place of what was found before."""
         if search is not self.search:
-            self.search, self.candidates, self.separation, self.direction = search, None, None, None
+            self.forget_found()
+            self.search = search
+
+    def forget_found(self) -> None:
+        """Only the texts stay."""
+        self.search = self.candidates = self.separation = self.direction = None
+
+
+@dataclass
+class BlindTest:
+    """What stands on the “Blind test” tab: the idea, the work, the answers, and whether they wait for a vote."""
+
+    idea: str = ""
+    job: Job | None = None
+    round: Round | None = None
+    open: bool = False
 
 
 @dataclass
@@ -83,6 +99,7 @@ class Session:
     words: str = ""
     refused: Loading | None = None
     making: Making = field(default_factory=Making)
+    blind: BlindTest = field(default_factory=BlindTest)
 
     @property
     def is_busy(self) -> bool:

@@ -29,7 +29,7 @@ class TurnRequest:
         idea: a preset's name, used when ``own`` is None.
         histories: the three conversations so far.
         dial: the coefficient, which the visitor may turn meanwhile.
-        removal: ``"centred"`` or ``"plain"``: which direction is taken out.
+        removal, addition: how the direction is taken out and turned up, as `methods` names the ways.
     """
 
     idea: str
@@ -44,6 +44,7 @@ class TurnRequest:
     repetition_penalty: float = 1.15
     seed: int = 0
     removal: str = "centred"
+    addition: str = "added"
     thinking: bool = False
 
 
@@ -64,15 +65,20 @@ def turn_work(engine: Engine, request: TurnRequest, job: Job) -> None:
     """Write the replies, reporting a :class:`Tick` about twelve times a second; runs on the model's thread."""
     from steering.generation import stream_side_by_side
     from steering.interventions import Variant
+    from steering.ui.methods import removed, taken_out, turned_up
 
     model = engine.ready_model()
     direction = request.own or engine.preset_direction(request.idea, job.progress)
     direction.require_fit(model)
-    ablated = direction if request.removal == "centred" else direction.plain()
+    ablated = removed(request.removal, direction)
     model.thinking = request.thinking and model.can_think
     system = [{"role": "system", "content": request.system_prompt}] if request.system_prompt.strip() else []
     question = {"role": "user", "content": request.question}
-    variants = [Variant.baseline(), Variant.ablated(ablated), Variant.added(direction, request.dial)]
+    variants = [
+        Variant.baseline(),
+        taken_out(request.removal, direction),
+        turned_up(request.addition, direction, request.dial),
+    ]
     started = header(
         time.time_ns(),
         model.n_layers,

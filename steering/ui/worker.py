@@ -23,9 +23,10 @@ Work = Callable[["Job"], None]
 class Job:
     """A piece of work in line: what it reported, whether it was stopped, and its place."""
 
-    def __init__(self, worker: Worker, work: Work) -> None:
+    def __init__(self, worker: Worker, work: Work, *, short: bool = False) -> None:
         self._worker = worker
         self._work = work
+        self.short = short
         self._reports: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self.started = threading.Event()
@@ -53,6 +54,16 @@ class Job:
         """Called by the work between two steps: ends it when a stop was asked for."""
         if self.stopped:
             raise Cancelled("Cancelled.")
+
+    @property
+    def someone_waits(self) -> bool:
+        """Whether short work waits that this job could let go first."""
+        return self._worker.next_short(self) is not None
+
+    def let_others_go(self) -> None:
+        """Called by long work between two steps: short work that waits is done now, and then this goes on."""
+        while not self.stopped and (other := self._worker.next_short(self)) is not None:
+            self._worker.do_now(other)
 
     @property
     def before(self) -> int:
@@ -99,13 +110,27 @@ class Worker:
         self._durations: deque[float] = deque([8.0], maxlen=8)
         threading.Thread(target=self._serve, name="line", daemon=True).start()
 
-    def submit(self, work: Work) -> Job:
-        """Put work at the end of the line."""
-        job = Job(self, work)
+    def submit(self, work: Work, *, short: bool = False) -> Job:
+        """Put work at the end of the line; ``short`` work may go before the rest of a long one."""
+        job = Job(self, work, short=short)
         with self._change:
             self._line.append(job)
             self._change.notify()
         return job
+
+    def next_short(self, running: Job) -> Job | None:
+        """The first short job that waits behind ``running``, nothing but it and short ones being before."""
+        with self._change:
+            if not self._line or self._line[0] is not running:
+                return None
+            waiting = next((job for job in list(self._line)[1:] if not job.stopped), None)
+            return waiting if waiting is not None and waiting.short else None
+
+    def do_now(self, job: Job) -> None:
+        """Do a waiting job now, on a thread of its own, while the running one stands still."""
+        with self._change:
+            self._line.remove(job)
+        self._do(job)
 
     def before(self, job: Job) -> int:
         """How many jobs that were not given up stand before ``job``, the running one included."""
@@ -127,12 +152,17 @@ class Worker:
                 while not self._line:
                     self._change.wait()
                 job = self._line[0]
-            start = time.monotonic()
-            thread = threading.Thread(target=job.run, name="model", daemon=True)
-            thread.start()
-            thread.join()
-            give_memory_back()
+            self._do(job)
             with self._change:
                 self._line.popleft()
-                if not job.stopped:
-                    self._durations.append(time.monotonic() - start)
+
+    def _do(self, job: Job) -> None:
+        """Run a job to its end on a thread of its own."""
+        start = time.monotonic()
+        thread = threading.Thread(target=job.run, name="model", daemon=True)
+        thread.start()
+        thread.join()
+        give_memory_back()
+        if not job.stopped:
+            with self._change:
+                self._durations.append(time.monotonic() - start)

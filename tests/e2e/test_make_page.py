@@ -78,7 +78,7 @@ def test_from_the_sample_to_the_chat_and_back_from_the_file(tab: Page, tmp_path:
     assert json.loads((tmp_path / "the-sea.json").read_text())["auroc"] == direction.card["auroc"]
 
     page.locator("#upload-direction input[type=file]").set_input_files(tmp_path / "the-sea.safetensors")
-    expect(card).to_contain_text("from the file’s own card")
+    expect(card).to_contain_text("from its own card")
     expect(card).to_contain_text(f"Layer {direction.layer} of 30")
     page.locator("#use-direction").click()
     expect(page.locator("#pane-added .pane-name")).to_have_text("Your idea turned up")
