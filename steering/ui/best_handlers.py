@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from steering.ui.worker import Job, Work
 
 REDRAW_EVERY = 0.5  # seconds; a map is some kilobytes
+# Of a stage: before, how long it still takes cannot be told from how it began.
+TELLING_PART, TELLING_SECONDS = 0.04, 2.0
 FOUND = "Its card says what it does, and how far to trust it."
 MISSED = "No place keeps to all limits; the card says what each of them fails."
 
@@ -170,7 +172,8 @@ class _Taking:
         stage = self._stage
         began = self._clock.setdefault(stage.number, now)
         spent = now - began
-        left = make_words.time_left(spent * (stage.total - stage.done) / stage.done) if stage.done > 0 else ""
+        known = stage.done > TELLING_PART * stage.total and spent > TELLING_SECONDS
+        left = make_words.time_left(spent * (stage.total - stage.done) / stage.done) if known else ""
         what = STAGES[stage.number]
         if stage.number == 1:
             what = f"Trying candidate {min(int(stage.done) + 1, int(stage.total))} of {int(stage.total)}"
