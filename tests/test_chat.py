@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from steering.directions import Direction
+from steering.activations import RESPONSE
+from steering.contrast import ContrastSet
+from steering.directions import Direction, difference_in_means
+from steering.interventions import Ablation, AffineAblation, Capping, Dial
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.ideas import note_on
 from steering.ui.layout import SETTINGS
+from steering.ui.methods import removed, taken_out, turned_up
 from steering.ui.scope import parse
 from steering.ui.session import OWN, Session, Sessions
 
@@ -277,6 +282,27 @@ def test_sessions_are_bounded_and_forgotten() -> None:
     for number in range(250):
         sessions.of(Request(str(number)))
     assert len(sessions._sessions) == 200
+
+
+@pytest.mark.parametrize("removal", ["centred", "plain", "affine", "capped"])
+@pytest.mark.parametrize("addition", ["added", "keep_norm", "projected"])
+def test_every_way_of_the_settings_is_another_intervention(engine: Engine, removal: str, addition: str) -> None:
+    train, _ = ContrastSet.load("pirate").split(8, 2)
+    direction = difference_in_means(engine.ready_model(), train).direction(RESPONSE, 1)
+    out, up = taken_out(removal, direction), turned_up(addition, direction, Dial(0.5))
+    kinds = {"affine": AffineAblation, "capped": Capping}
+    assert type(out.interventions[0]) is kinds.get(removal, Ablation)
+    assert removed(removal, direction).is_centred == (removal != "plain")
+    assert up.interventions[0].keep_norm == (addition == "keep_norm")
+    assert up.directions[0].card.get("projected", False) == (addition == "projected")
+    assert up.interventions[0].strength == 0.5
+
+
+def test_a_model_that_hardly_refuses_says_so_when_refusal_is_chosen() -> None:
+    assert "refuses 0 of 32" in note_on("refusal", {"refuses": [0, 32]})
+    assert note_on("refusal", {"refuses": [20, 32]}) == ""
+    assert note_on("poetic", {"refuses": [0, 32]}) == ""
+    assert note_on("refusal", {}) == note_on("refusal", {"refuses": "none"}) == ""
 
 
 def test_settings_out_of_range_are_refused_or_bounded(chat: Chat, session: Session) -> None:
