@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steering.contrast_examples import (
+    Example,
+    first_few,
+    require_all_or_no_responses,
+    require_both_sides,
+    require_one_a_pair,
+    without_repeats,
+)
 from steering.contrast_files import read_sides
 from steering.contrast_rows import Limits, Row
 from steering.errors import ContrastSetError
@@ -21,50 +29,6 @@ __all__ = ["ContrastSet", "Example", "Limits", "preset_card", "preset_names"]
 PRESETS = Path(__file__).resolve().parent.parent / "presets"
 LARGEST_DIFFERENCE_IN_LENGTH = 0.15  # of the shorter side's mean tokens; beyond it a direction partly means "long"
 FEWEST_EXAMPLES_A_SIDE = 16
-ROWS_NAMED_IN_A_SENTENCE = 10
-
-
-@dataclass(frozen=True)
-class Example:
-    """A conversation up to and including the user's last text, with or without the assistant's reply to it.
-
-    Two examples are equal when conversation and reply are, wherever they were read.
-    """
-
-    messages: tuple[dict[str, str], ...]
-    response: str | None = None
-    row: int | None = field(default=None, compare=False)
-    pair: str | None = field(default=None, compare=False)
-    file: str | None = field(default=None, compare=False)
-
-    @property
-    def instruction(self) -> str:
-        """The user's last text."""
-        return self.messages[-1]["content"]
-
-    @property
-    def text(self) -> str:
-        """What carries the idea: the response, or the instruction of an example without one."""
-        return self.instruction if self.response is None else self.response
-
-    @property
-    def canonical(self) -> str:
-        """Conversation and response as one string, the same for every file format and order of keys."""
-        turns = [[message["role"], message["content"]] for message in self.messages]
-        return json.dumps([turns, self.response], ensure_ascii=False)
-
-    def __hash__(self) -> int:
-        return hash(self.canonical)
-
-    @property
-    def place(self) -> str:
-        """Where it was read, else how it begins, for use inside a sentence."""
-        return f"row {self.row}" if self.row is not None else f"“{self.text[:40]}”"
-
-    @property
-    def full_place(self) -> str:
-        """The place with the file's name."""
-        return f"{self.place} of {self.file}" if self.file is not None else self.place
 
 
 @dataclass(frozen=True)
@@ -109,11 +73,11 @@ class ContrastSet:
         Raises ContrastSetError for a side without examples, a text on both sides, a pair with two examples on one
         side, and when only some examples have a response.
         """
-        _require_both_sides(name, positive, negative)
-        _require_all_or_no_responses([*positive, *negative])
+        require_both_sides(name, positive, negative)
+        require_all_or_no_responses([*positive, *negative])
         notes: list[str] = []
-        positive = _without_repeats(positive, "positive", notes)
-        negative = _without_repeats(negative, "negative", notes)
+        positive = without_repeats(positive, "positive", notes)
+        negative = without_repeats(negative, "negative", notes)
         first_place = {example: example for example in positive}
         for example in negative:
             if example in first_place:
@@ -121,8 +85,8 @@ class ContrastSet:
                     f"The same text is on both sides, positive in {first_place[example].full_place} and negative in "
                     f"{example.full_place}: keep it on one side."
                 )
-        _require_one_a_pair("positive", positive)
-        _require_one_a_pair("negative", negative)
+        require_one_a_pair("positive", positive)
+        require_one_a_pair("negative", negative)
         return cls(name, positive, negative, notes, card or {})
 
     @property
@@ -199,7 +163,7 @@ class ContrastSet:
                 rows = [f"{examples[later].place} (like {examples[earlier].place})" for later, earlier in pairs]
                 warnings.append(
                     f"{len(rows)} of the {side} texts nearly repeat{'s' if len(rows) == 1 else ''} another one, which "
-                    f"makes the check on held-out examples look better than it is: {_first_few(rows)}."
+                    f"makes the check on held-out examples look better than it is: {first_few(rows)}."
                 )
         return warnings
 
@@ -250,55 +214,6 @@ def _looks_like_a_path(name: str) -> bool:
 
 def _example(row: Row) -> Example:
     return Example(row.messages, row.response, row.number, row.pair, row.file)
-
-
-def _require_both_sides(name: str, positive: Sequence[Example], negative: Sequence[Example]) -> None:
-    if not positive or not negative:
-        file = next((example.file for example in (*positive, *negative) if example.file), name)
-        missing = "negative" if positive else "positive"
-        raise ContrastSetError(f"{file} has no {missing} examples: a contrast set needs both sides, so add some.")
-
-
-def _require_all_or_no_responses(examples: list[Example]) -> None:
-    without = [example for example in examples if example.response is None]
-    if without and len(without) < len(examples):
-        # The sides are in one file or in two; within a file the smallest row is the first.
-        first = min(without, key=lambda example: (example.file != without[0].file, example.row or 0))
-        raise ContrastSetError(
-            f"There is no response in {first.full_place} (the first of {len(without)} without), but others have one: "
-            f"give every row a response, or none."
-        )
-
-
-def _without_repeats(examples: Sequence[Example], side: str, notes: list[str]) -> list[Example]:
-    """The examples without those that an earlier one equals; a note tells how many and which."""
-    first: dict[Example, Example] = {}
-    repeats = []
-    for example in examples:
-        if first.setdefault(example, example) is not example:
-            repeats.append(f"{example.place} (same as {first[example].place})")
-    if repeats:
-        notes.append(
-            f"{len(repeats)} {side} example{'s were' if len(repeats) > 1 else ' was'} left out for repeating another: "
-            f"{_first_few(repeats)}."
-        )
-    return list(first)
-
-
-def _require_one_a_pair(side: str, examples: list[Example]) -> None:
-    first: dict[str, Example] = {}
-    for example in examples:
-        if example.pair is not None and first.setdefault(example.pair, example) is not example:
-            raise ContrastSetError(
-                f"The pair {example.pair!r} has two {side} examples, {first[example.pair].full_place} and "
-                f"{example.full_place}: give each pair of a positive and a negative one its own name."
-            )
-
-
-def _first_few(places: list[str]) -> str:
-    shown = places[:ROWS_NAMED_IN_A_SENTENCE]
-    rest = len(places) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
 
 def _shares(n_examples: int, n_train: int, n_validation: int) -> tuple[int, int]:

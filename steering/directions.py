@@ -1,78 +1,41 @@
-"""Directions: candidates from a difference in means, the one chosen among them, and its file."""
+"""Directions: candidates from a difference in means, and the one chosen among them."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from steering.activations import RESPONSE, ClassMeans, class_means
 from steering.contrast import ContrastSet
+from steering.direction_files import read_fields, write_direction
 from steering.errors import DirectionError
+from steering.neutral_means import NeutralMeans, centred, is_orthonormal, projected_off
 from steering.progress import Progress, silent
+from steering.version import library_version
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
 
-FORMAT = "steering-direction"
-# How many singular vectors of the neutral side's mean activations a centred direction is made orthogonal to.
-CENTRING_RANK = 12
+__all__ = ["Candidates", "Direction", "NeutralMeans", "centred", "difference_in_means", "projected_off"]
 
 
-@dataclass(frozen=True, eq=False)
-class NeutralMeans:
-    """Where the negative side's mean activations μ^(l) lie along a few axes, at every layer.
+class SizedModel(Protocol):
+    """What a direction must fit: a loaded model, or one that lies on disk."""
 
-    The whole means would make a direction's file a hundred times as large, and interventions ask only how far they
-    reach along what is taken out. The axes are kept beside the numbers, so that another basis gets numbers of its own.
+    @property
+    def label(self) -> str:
+        """Its name for people."""
 
-    Attributes:
-        axes: orthonormal rows, float32 ``[n_axes, d_model]``.
-        components: μ^(l) · axis, float32 ``[n_layers, n_axes]``, in the stream's own units.
+    @property
+    def d_model(self) -> int: ...
 
-    Raises:
-        DirectionError: if shapes do not fit, a number is not finite, or the axes are not orthonormal.
-    """
-
-    axes: Tensor
-    components: Tensor
-
-    def __post_init__(self) -> None:
-        axes, components = list(self.axes.shape), list(self.components.shape)
-        if len(axes) != 2 or not 1 <= axes[0] <= axes[1] or len(components) != 2 or components[1] != axes[0]:
-            raise DirectionError(
-                f"The neutral means of a direction have axes of shape {axes} and components of shape {components}; "
-                "they must be [n_axes, d_model] and [n_layers, n_axes]. Compute it again."
-            )
-        if not (torch.isfinite(self.components).all() and _is_orthonormal(self.axes)):
-            raise DirectionError(
-                "The neutral means of a direction have numbers that are not finite, or axes that are not orthonormal. "
-                "Compute it again."
-            )
-
-    @classmethod
-    def along(cls, vectors: Tensor, means: Tensor) -> NeutralMeans:
-        """Keep of ``means``, ``[n_layers, d_model]``, what lies in the span of ``vectors``, ``[n, d_model]``."""
-        _, lengths, rows = torch.linalg.svd(vectors.double(), full_matrices=False)
-        axes = rows[lengths > 1e-6 * lengths[0]]
-        return cls(axes.float().contiguous(), (means.double() @ axes.T).float().contiguous())
-
-    def projections(self, basis: Tensor) -> Tensor | None:
-        """R̂ μ^(l) for orthonormal rows R̂, ``[k, d_model]``: float32 ``[n_layers, k]``.
-
-        None if they lead out of the axes' span, for there the means are not known.
-        """
-        axes = self.axes.double()
-        inside = basis.double() @ axes.T
-        if not float((inside @ axes - basis).norm(dim=-1).max()) < 1e-3:
-            return None
-        return (self.components.double() @ inside.T).float()
+    @property
+    def n_layers(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +88,7 @@ class Direction:
                 f"“{self.name}” has a mean residual norm of {self.mean_residual_norm}, which must be a positive "
                 "number. Compute it again."
             )
-        if not _is_orthonormal(self.ablation_basis):
+        if not is_orthonormal(self.ablation_basis):
             raise DirectionError(f"The basis of “{self.name}” is not orthonormal. Compute the direction again.")
         if self.neutral is not None and self.neutral.axes.shape[1] != len(self.vector):
             raise DirectionError(
@@ -165,6 +128,23 @@ class Direction:
         """The same direction, ablated as it is instead of centred."""
         return replace(self, ablation_basis=self.unit[None])
 
+    def projected(self) -> Direction:
+        """The same direction without what it shares with the negative side's mean; see :func:`projected_off`.
+
+        What is ablated stays as it is.
+
+        Raises:
+            DirectionError: if the mean is not known, as in older files, or nothing of the direction is left.
+        """
+        n_own_axes = 2 if self.is_centred else 1
+        if self.neutral is None or len(self.neutral.axes) <= n_own_axes:
+            raise DirectionError(
+                f"“{self.name}” does not say where its negative side's mean lies: it was made by an older version or "
+                "another tool. Compute it again from its contrast set."
+            )
+        vector = projected_off(self.vector, self.neutral.mean_at(self.layer))
+        return replace(self, vector=vector, card={**self.card, "projected": True})
+
     def dose(self, coefficient: float) -> float:
         """How long the added vector is, in units of the residual stream's usual length there: c·‖r‖ / mean ‖x‖."""
         return coefficient * self.norm / self.mean_residual_norm
@@ -175,23 +155,7 @@ class Direction:
 
     def save(self, path: str | Path) -> Path:
         """Write a safetensors file; everything but the tensors is JSON in its metadata."""
-        from safetensors.torch import save_file
-
-        described = {
-            "name": self.name,
-            "layer": self.layer,
-            "position": self.position,
-            "mean_residual_norm": self.mean_residual_norm,
-            "card": {**self.card, "norm": self.norm},
-        }
-        tensors = {"vector": self.vector.contiguous(), "ablation_basis": self.ablation_basis.contiguous()}
-        if self.neutral is not None:
-            tensors |= {
-                "neutral_axes": self.neutral.axes.contiguous(),
-                "neutral_components": self.neutral.components.contiguous(),
-            }
-        save_file(tensors, path, metadata={"format": FORMAT, "version": "1", "direction": json.dumps(described)})
-        return Path(path)
+        return write_direction(self, path)
 
     @classmethod
     def load(cls, path: str | Path, model: ChatModel | None = None) -> Direction:
@@ -200,28 +164,12 @@ class Direction:
         Raises:
             DirectionError: if it is no such file, is damaged, or was made for a model of another width or depth.
         """
-        described, tensors = _read_file(Path(path))
-        try:
-            direction = cls(
-                vector=tensors["vector"].float(),
-                ablation_basis=tensors["ablation_basis"].float(),
-                layer=_integer(described["layer"]),
-                position=_integer(described["position"]),
-                mean_residual_norm=_positive(described["mean_residual_norm"]),
-                name=str(described["name"])[:80],
-                card=dict(described["card"]),
-                neutral=_neutral_means(tensors),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DirectionError(
-                f"{Path(path).name} lacks a part of a direction, or has it in the wrong form ({error}). "
-                "Download it again."
-            ) from error
+        direction = cls(**read_fields(Path(path)))
         if model is not None:
             direction.require_fit(model)
         return direction
 
-    def require_fit(self, model: ChatModel) -> None:
+    def require_fit(self, model: SizedModel) -> None:
         """Raise DirectionError unless width and depth are those of ``model``."""
         width, depth = len(self.vector), self.card.get("n_layers", model.n_layers)
         if self.neutral is not None and depth == model.n_layers:
@@ -231,53 +179,6 @@ class Direction:
                 f"“{self.name}” was made for a model of width {width} with {depth} layers (layer {self.layer}); "
                 f"{model.label} has width {model.d_model} and {model.n_layers} layers. Load the model it was made for."
             )
-
-
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise DirectionError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != FORMAT:
-                raise DirectionError(
-                    f"{path.name} is a safetensors file, but not a direction. "
-                    "Choose one downloaded from this playground."
-                )
-            described = json.loads(about["direction"])
-            json.dumps(described, ensure_ascii=False).encode()  # refuses half a character, which no page can show
-            optional = {"neutral_axes", "neutral_components"} & set(file.keys())
-            tensors = {name: file.get_tensor(name) for name in ("vector", "ablation_basis", *optional)}
-    except (SafetensorError, ValueError, KeyError, RecursionError, OSError) as error:
-        raise DirectionError(f"{path.name} is not a direction file, or is damaged. Download it again.") from error
-    if not isinstance(described, dict) or not all(tensor.is_floating_point() for tensor in tensors.values()):
-        raise DirectionError(f"{path.name} does not hold a direction in floating-point numbers. Download it again.")
-    return described, tensors
-
-
-def _neutral_means(tensors: dict[str, Tensor]) -> NeutralMeans | None:
-    """The neutral means in a file's tensors; a KeyError if only a half of them is there."""
-    if "neutral_axes" not in tensors and "neutral_components" not in tensors:
-        return None
-    return NeutralMeans(tensors["neutral_axes"].float(), tensors["neutral_components"].float())
-
-
-def _is_orthonormal(rows: Tensor) -> bool:
-    return torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-3)
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{value!r} is not a whole number")
-    return value
-
-
-def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{value!r} is not a positive number")
-    return float(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,43 +238,11 @@ class Candidates:
             mean_residual_norm=float(self.negative.norms[row, layer]),
             name=name or str(self.card.get("data", "direction")),
             card=card,
-            neutral=NeutralMeans.along(torch.stack([vector / vector.norm(), ablated / ablated.norm()]), means),
+            # The mean at this layer is an axis too, so that it is known whole: `Direction.projected` needs it.
+            neutral=NeutralMeans.along(
+                torch.stack([one / one.norm().clamp_min(1e-12) for one in (vector, ablated, means[layer])]), means
+            ),
         )
-
-
-def projected_off(vector: Tensor, neutral_mean: Tensor) -> Tensor:
-    """r − (r · μ̂) μ̂, the part of r orthogonal to the negative side's mean at the same place; float32 ``[d_model]``.
-
-    What r shares with the mean tells how strongly the model does what it does anyway, rather than what sets the idea
-    apart. Source: J. Lai, "Projected Abliteration", 2025 (huggingface.co/blog/grimjim/projected-abliteration).
-
-    Args:
-        vector: r, ``[d_model]``.
-        neutral_mean: μ, ``[d_model]``.
-    """
-    exact, mean = vector.double(), neutral_mean.double()
-    mean_unit = mean / mean.norm().clamp_min(1e-12)
-    return (exact - (exact @ mean_unit) * mean_unit).float()
-
-
-def centred(vector: Tensor, neutral_means: Tensor, rank: int = CENTRING_RANK) -> Tensor:
-    """r without its part in the span of the neutral side's mean activations.
-
-    The span is that of the first ``rank`` right singular vectors of the unit means of all layers. Written replies share
-    a large common part with all text; ablating it as well can turn the idea up instead of taking it out.
-
-    Args:
-        vector: ``[d_model]``.
-        neutral_means: ``[n_layers, d_model]``.
-
-    Returns:
-        ``[d_model]``, orthogonal to the span, not normalised.
-    """
-    means = neutral_means.double()
-    unit_means = means / means.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    span = torch.linalg.svd(unit_means, full_matrices=False).Vh[: min(rank, len(means) - 1)]
-    exact = vector.double()
-    return (exact - span.T @ (span @ exact)).float()
 
 
 def difference_in_means(
@@ -408,14 +277,7 @@ def difference_in_means(
             "n_positive": len(train.positive),
             "n_negative": len(train.negative),
             "with_responses": train.has_responses,
-            "library": _library_version(),
+            "library": library_version(),
         },
         notes=positive.notes,
     )
-
-
-def _library_version() -> str:
-    try:
-        return metadata.version("steering-playground")
-    except metadata.PackageNotFoundError:  # run from a checkout
-        return "0.1.0"

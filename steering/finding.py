@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from steering.metrics import FirstTokens
 from steering.preparation import Prepared, first_tokens, is_refusal_set, prepare
 from steering.progress import Progress, silent
 from steering.score_store import ScoreStore
-from steering.scoring import Unsteered, scorer_for
+from steering.scoring import Unsteered, pairs_first, scorer_for
 from steering.selection import CandidateScore, Limits, NoCandidateError, relaxed, select_candidate
 from steering.weights import cache_folder
 
@@ -197,7 +198,7 @@ def score_candidates(
         chosen = tokens if isinstance(tokens, FirstTokens) else first_tokens(model, validation, tokens)
     identity = {
         "model": model.fingerprint,
-        "data": hashlib.sha256((candidates.card.get("data_sha256", "") + validation.sha256).encode()).hexdigest(),
+        "data": _examples(candidates.card.get("data_sha256", ""), validation),
         "tokens": None if chosen is None else list(chosen.ids),
         **_how(model),
     }
@@ -215,13 +216,21 @@ def _identity(model: ChatModel, prepared: Prepared) -> dict[str, Any]:
     return {
         "model": model.fingerprint,
         "data": prepared.data.sha256,
-        "seed": prepared.seed,
-        "n_train": [len(prepared.train.positive), len(prepared.train.negative)],
-        "n_validation": [len(prepared.validation.positive), len(prepared.validation.negative)],
-        "filtered": prepared.filtered,
+        "examples": _examples(prepared.train.sha256, prepared.validation),
         "tokens": None if prepared.tokens is None else list(prepared.tokens.ids),
         **_how(model),
     }
+
+
+def _examples(train_sha256: str, validation: ContrastSet) -> str:
+    """Hash of what scores are taken from.
+
+    Scores are kept example by example, so the order of the validation examples counts, and which of them are pairs:
+    the same texts may come in other pairs, and are split otherwise then.
+    """
+    sides = (validation.positive, validation.negative, *pairs_first(validation)[:2])
+    content = [train_sha256, [[example.canonical for example in side] for side in sides]]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 def _how(model: ChatModel) -> dict[str, Any]:

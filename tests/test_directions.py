@@ -22,17 +22,11 @@ from torch import Tensor
 
 from steering.activations import RESPONSE
 from steering.contrast import ContrastSet, Example
-from steering.directions import (
-    FORMAT,
-    Candidates,
-    Direction,
-    NeutralMeans,
-    centred,
-    difference_in_means,
-    projected_off,
-)
+from steering.direction_files import FORMAT
+from steering.directions import Candidates, Direction, difference_in_means
 from steering.errors import Cancelled, DirectionError
 from steering.models import ChatModel
+from steering.neutral_means import NeutralMeans, centred, projected_off
 
 Tiny = Callable[[str], ChatModel]
 
@@ -301,6 +295,25 @@ def test_a_projected_direction_is_orthogonal_to_the_negative_mean(with_responses
     assert made.card["projected"] is True
     assert "projected" not in plain.card
     assert "projected" not in candidates.card
+
+
+@pytest.mark.parametrize("with_responses", [False, True])
+def test_a_direction_can_be_projected_later_from_its_file(with_responses: bool, tiny: Tiny, tmp_path: Path) -> None:
+    candidates = difference_in_means(tiny("llama3"), contrast(with_responses))
+    position = RESPONSE if with_responses else -2
+    plain, made = (candidates.direction(position, 2, projected=projected) for projected in (False, True))
+    later = Direction.load(plain.save(tmp_path / "plain.safetensors")).projected()
+    torch.testing.assert_close(later.vector, made.vector, atol=1e-5, rtol=1e-5)
+    assert torch.equal(later.ablation_basis, plain.ablation_basis)
+    assert later.card["projected"] is True
+
+
+def test_a_direction_that_does_not_know_the_mean_cannot_be_projected() -> None:
+    with pytest.raises(DirectionError, match="does not say where its negative side's mean lies"):
+        direction().projected()
+    own_axis_only = NeutralMeans.along(direction().unit[None], torch.ones(3, 8))
+    with pytest.raises(DirectionError, match="does not say where its negative side's mean lies"):
+        replace(direction(), neutral=own_axis_only).projected()
 
 
 def test_a_direction_along_the_negative_mean_leaves_nothing_when_projected(tiny: Tiny) -> None:

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from steering.activations import RESPONSE
 from steering.contrast import ContrastSet, Example
-from steering.directions import Direction, NeutralMeans, difference_in_means
+from steering.directions import Direction, difference_in_means
 from steering.errors import DirectionError, SteeringError
 from steering.generation import ModuleDecoder, stream_side_by_side
 from steering.interventions import Ablation, Addition, AffineAblation, Capping, Dial, Intervention, Steering, Variant
 from steering.models import ChatModel, load_model
+from steering.neutral_means import NeutralMeans
 
 Tiny = Callable[[str], ChatModel]
 Formula = Callable[[Tensor], Tensor]

@@ -32,13 +32,15 @@ from test_scoring import (
 from torch import Tensor
 
 from steering.contrast import ContrastSet, Example
-from steering.directions import Candidates, Direction, centred, difference_in_means
+from steering.directions import Candidates, Direction, difference_in_means
 from steering.errors import Cancelled, DirectionError, OutOfMemoryError, SteeringError
 from steering.finding import Prepared, prepare
 from steering.metrics import FirstTokens
 from steering.models import ChatModel
+from steering.neutral_means import centred
 from steering.scoring import BYPASS, INDUCE, KL, KL_TOKENS, Scorer, Step, Unsteered, response_sequence, scorer_for
-from steering.trust import INTERVALS, Figure, TrustCard, _Learned, trust
+from steering.trust import INTERVALS, Figure, TrustCard, trust
+from steering.trust_controls import Learned
 
 Tiny = Callable[[str], ChatModel]
 KINDS = {"prompts": "gemma2", "responses": "qwen2"}  # with the family each is tried on
@@ -299,7 +301,7 @@ def test_the_halves_of_two_and_two_without_pairs(tiny: Tiny) -> None:
     ("n_positive", "n_negative", "n_pairs"), [(2, 2, 0), (3, 2, 0), (5, 4, 3), (4, 4, 4), (7, 3, 1)]
 )
 def test_halves_are_disjoint_and_keep_pairs_together(n_positive: int, n_negative: int, n_pairs: int) -> None:
-    learned = _Learned(torch.zeros(n_positive + n_negative, 1), n_positive, n_pairs)
+    learned = Learned(torch.zeros(n_positive + n_negative, 1), n_positive, n_pairs)
     drawn = set()
     for halves in learned.halvings(30, np.random.default_rng(0)):
         positive, negative = zip(*halves, strict=True)
@@ -428,7 +430,7 @@ def test_progress_is_told_at_every_pass(of_kind: Callable[[str], Measured]) -> N
         progress=lambda *now: told.append(now),
     )
     scoring = [(done, total) for what, done, total in told if what == "Scoring controls"]
-    assert len(scoring) == 2 * len(scorer.scorer.steps) + 1  # five directions, four a pass
+    assert len(scoring) == 5 * len(scorer.scorer.steps) + 1  # five directions, one a pass
     assert scoring == sorted(scoring)
     assert scoring[-1] == (5, 5)
 
@@ -481,12 +483,15 @@ def test_values_that_do_not_vary_or_are_no_numbers(value: float, of_kind: Callab
     assert "A figure without an interval" in card.sentences()[-1]
 
 
-def test_out_of_memory_takes_fewer_directions_a_pass(of_kind: Callable[[str], Measured]) -> None:
+def test_out_of_memory_takes_fewer_directions_a_pass(
+    of_kind: Callable[[str], Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steering.trust.ROWS_ON_CPU", 4)  # as on a GPU
     one = of_kind("prompts")
     scorer = Constant(0.5)
-    scorer.largest_pass = 1
+    scorer.largest_pass = 2
     trust(one.chat, one.prepared, one.direction, candidates=one.candidates, scorer=scorer, n_random=2, n_shuffled=1)
-    assert scorer.passes == [1, 1, 1, 1]
+    assert scorer.passes == [2, 2]
     scorer.largest_pass = 0
     with pytest.raises(OutOfMemoryError, match="not enough memory to score even one direction"):
         trust(one.chat, one.prepared, one.direction, candidates=one.candidates, scorer=scorer)

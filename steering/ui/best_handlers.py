@@ -11,7 +11,8 @@ import gradio as gr
 
 from steering.errors import Cancelled, SteeringError
 from steering.ui import make_markup, make_words
-from steering.ui.best_work import STAGES, BestRequest, Place, Search, Stage, find_best, measure_place
+from steering.ui.best_search import BestRequest, Choice, Place, Search
+from steering.ui.best_work import STAGES, Stage, find_best, measure_place
 from steering.ui.make_handlers import NO_TEXTS, UPDATE_EVERY, MakeHandlers
 from steering.ui.make_results import Updates, unchanged
 
@@ -54,9 +55,9 @@ class BestHandlers:
 
         def asked() -> BestRequest:
             search = session.making.search
-            if search is None or search.offer is None:
+            if search is None or search.choice.offer is None:
                 raise SteeringError("There is no limit to relax. Press “Find the best” first.")
-            return replace(search.request, limits=search.offer, model=search.model)
+            return replace(search.request, limits=search.choice.offer, model=search.model)
 
         yield from self._search(session, asked)
 
@@ -82,7 +83,7 @@ class BestHandlers:
 
         def outcome() -> str:
             search = session.making.search
-            if search is not None and search.problem:
+            if search is not None and search.choice.problem:
                 return make_markup.done_html("None passes.", MISSED)
             return make_markup.done_html("Found.", FOUND)
 
@@ -139,12 +140,15 @@ class _Taking:
 
         if isinstance(report, Search):
             self._search = report
-            self._is_whole = bool(report.problem)
             self._session.making.take_search(report)
-            if report.winner is not None:
-                self._choose(report, report.winner, name)
         elif self._search is None:
             return
+        elif isinstance(report, Choice):
+            self._search.choice = report
+            self._is_whole = bool(report.problem)
+            self._session.making.take_search(self._search)
+            if report.winner is not None:
+                self._choose(self._search, report.winner, name)
         elif isinstance(report, CandidateScore):
             known = self._search.scores.get(report.place)
             if known is None or not known.is_complete:

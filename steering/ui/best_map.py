@@ -10,7 +10,7 @@ from steering.ui.make_words import escaped, signed, visible_token
 from steering.ui.squares import row_words, squares, squares_table, tokens_of
 
 if TYPE_CHECKING:
-    from steering.ui.best_work import Place, Search
+    from steering.ui.best_search import Place, Search
 
 
 def search_squares(search: Search, chosen: Place | None) -> str:

@@ -5,128 +5,28 @@ Runs on the model's thread and reports what it finds as it finds it, so that who
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from steering.errors import SteeringError
 from steering.paper_choices import paper_choice
+from steering.ui.best_search import BestRequest, Choice, KeptSearch, Search
 from steering.ui.make_batches import SEED, batch_size
 from steering.ui.make_words import GONE
-from steering.ui.squares import row_words
 
 if TYPE_CHECKING:
-    from steering.contrast import ContrastSet
     from steering.directions import Candidates, Direction
-    from steering.finding import Finder
     from steering.models import ChatModel
     from steering.preparation import Prepared
     from steering.progress import Progress
-    from steering.scoring import Scorer, Unsteered
-    from steering.selection import CandidateScore, Limits
+    from steering.scoring import Scorer
     from steering.separation import Separation
     from steering.ui.engine import Engine
     from steering.ui.worker import Job
 
-Place = tuple[int, int]  # position, layer
-
 # What part of all the work each stage is, about, on the bundled model.
 STAGES = ("Reading the texts", "Trying candidates", "Measuring the strength", "Holding it against controls")
 ENDS = (0.05, 0.4, 0.7, 1.0)
-
-
-@dataclass(frozen=True)
-class BestRequest:
-    """What is asked.
-
-    Attributes:
-        name: what to call the direction.
-        first_tokens: texts that stand for the idea as the first of a reply; empty: to be found.
-        is_refusal: whether the paper's own limits and filter hold; None: as the set's card says.
-        limits: relaxed ones; None: the rule's own.
-        model: name and revision of the model that ``limits`` were relaxed for.
-    """
-
-    data: ContrastSet
-    name: str
-    first_tokens: tuple[str, ...] = ()
-    is_refusal: bool | None = None
-    limits: Limits | None = None
-    model: tuple[str, str] | None = None
-
-
-@dataclass(eq=False)
-class Search:
-    """What is known of a contrast set's candidates: enough to show them, to choose another, and to measure it.
-
-    Attributes:
-        scores: of the candidates that are decided.
-        winner: the place the rule chose, once it has.
-        problem: why it chose none, in a sentence.
-        offer: the limits that one press would relax then.
-        paper_words: what the paper chose for this model, for comparison.
-        measured: by place, what a direction's card says of its strength and its controls.
-    """
-
-    request: BestRequest
-    prepared: Prepared
-    candidates: Candidates
-    separation: Separation
-    unsteered: Unsteered
-    limits: Limits
-    scores: dict[Place, CandidateScore] = field(default_factory=dict)
-    winner: Place | None = None
-    problem: str = ""
-    offer: Limits | None = None
-    paper_words: str = ""
-    measured: dict[Place, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def model(self) -> tuple[str, str]:
-        """Name and revision of the model it was made on."""
-        return self.candidates.card["model"], self.candidates.card["revision"]
-
-    @property
-    def n_places(self) -> int:
-        return len(self.candidates.positions) * self.candidates.n_layers
-
-    def direction_at(self, position: int, layer: int, name: str, score: CandidateScore | None = None) -> Direction:
-        """The candidate at one place with what is known of it; raises DirectionError if there is none."""
-        from steering.finding import scored_direction
-        from steering.selection import CandidateScore
-
-        place = (position, layer)
-        score = score or self.scores.get(place) or CandidateScore(position, layer)
-        direction = scored_direction(self.candidates, self.prepared, self.unsteered, score, self.limits, name)
-        card = direction.card | self.separation.as_card(position, layer) | self.measured.get(place, {})
-        if place != self.winner:
-            card["overruled"] = f"Chosen by hand; {self._rule_words()}."
-        return replace(direction, card=card)
-
-    def _rule_words(self) -> str:
-        """What the rule chose, for the card of a place that it did not choose."""
-        if self.winner is not None:
-            return f"the rule chose layer {self.winner[1]}, {row_words(self.winner[0])}"
-        if self.problem:
-            return "by the rule no place keeps to all limits"
-        return "not every place had been tried"
-
-
-@dataclass(frozen=True, eq=False)
-class KeptSearch:
-    """What a search was made with, for another under other limits: it goes on at once from the scores it has."""
-
-    request: BestRequest
-    finder: Finder
-    separation: Separation
-
-    def serves(self, request: BestRequest) -> bool:
-        """Whether a request asks for the same texts, tokens and filter."""
-        mine = self.request
-        return (
-            request.data.sha256 == mine.data.sha256
-            and request.first_tokens == mine.first_tokens
-            and request.is_refusal == mine.is_refusal
-        )
 
 
 @dataclass(frozen=True)
@@ -147,8 +47,8 @@ class Stage:
 def find_best(engine: Engine, request: BestRequest, job: Job) -> None:
     """Find the best place and measure it.
 
-    Reports `Stage`s; a `Search` once there is a map to fill; a `CandidateScore` each time one is decided; the `Search`
-    again when the rule has chosen, or could not; then the `Direction` with its strength, and with its controls.
+    Reports `Stage`s; a `Search` once there is a map to fill; a `CandidateScore` each time one is decided; a `Choice`
+    when the rule has chosen, or could not; then the `Direction` with its strength, and with its controls.
     """
     from steering.selection import NoCandidateError
 
@@ -158,28 +58,28 @@ def find_best(engine: Engine, request: BestRequest, job: Job) -> None:
     model.thinking = False
     with engine.all_cores():
         kept = engine.kept_search
-        if kept is None or not kept.serves(request):
+        if kept is None or not kept.serves(request, model):
             engine.kept_search = None  # frees what it holds before as much is needed anew
             engine.kept_search = kept = _prepared(engine, request, job)
         finder, limits = kept.finder, request.limits or kept.finder.limits
         candidates = replace(finder.candidates, card=finder.candidates.card | _told(model, request, kept.separation))
         search = Search(request, finder.prepared, candidates, kept.separation, finder.scorer.unsteered, limits)
-        if (choice := paper_choice(model.name)) is not None:
-            search.paper_words = choice.words
+        if (published := paper_choice(model.name)) is not None:
+            search.paper_words = published.words
         job.report(search)
         try:
             selection = finder.find(limits, name=request.name, progress=_stage(engine, job, 1), on_score=job.report)
         except NoCandidateError as error:
             for miss in error.misses:
                 job.report(miss.score)
-            search.problem, search.offer = str(error), finder.relaxed(error)
-            job.report(search)
+            job.report(Choice(problem=str(error), offer=finder.relaxed(error)))
             return
         for score in selection.scores:
             job.report(score)
-        search.winner = selection.score.place
-        job.report(search)
-        direction = search.direction_at(*search.winner, request.name, selection.score)
+        choice = Choice(selection.score.place)
+        job.report(choice)
+        chosen = replace(search, choice=choice)
+        direction = chosen.direction_at(*selection.score.place, request.name, selection.score)
         _measure(engine, job, finder.prepared, direction, search.candidates, finder.scorer)
 
 

@@ -106,12 +106,7 @@ class BlindHandlers:
             if job.stopped:
                 raise Cancelled
             blind.round = shuffled(
-                replies,
-                self._dice,
-                tally=asked.tally,
-                question=asked.text,
-                title=asked.title,
-                model=asked.model,
+                replies, self._dice, tally=asked.tally, question=asked.text, title=asked.title, model=asked.model
             )
             blind.open = not blind.round.problem
             ended = self._answers(blind.round)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.models import ChatModel
     from steering.progress import Progress
-    from steering.ui.best_work import KeptSearch
+    from steering.ui.best_search import KeptSearch
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from steering.ui.squares import is_late, row_words, squares, squares_table, toke
 if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.separation import Separation
-    from steering.ui.best_work import Search
+    from steering.ui.best_search import Search
 
 WELCOME = (
     '<section class="quality waiting"><h2>Your direction appears here</h2><p>First the map of places to look, a layer '
@@ -80,10 +80,10 @@ def searching_card(search: Search) -> str:
 
 def missed_card(search: Search) -> str:
     """What there is to see when no candidate keeps to all limits."""
-    no_offer = "" if search.offer else f'<p class="hint">{NO_OFFER}</p>'
+    no_offer = "" if search.choice.offer else f'<p class="hint">{NO_OFFER}</p>'
     return (
         f'<section class="quality">{_head(search.request.name, _texts_words(search), "bad", "None passes")}'
-        f'<p class="warning">{escaped(search.problem)}</p>{no_offer}{_notes(search)}'
+        f'<p class="warning">{escaped(search.choice.problem)}</p>{no_offer}{_notes(search)}'
         '<div class="quality-sub"><h3>What each place fails</h3><p>press a square to choose it all the same</p></div>'
         f"{search_squares(search, None)}"
         f"<details><summary>All {search.n_places} candidates as a table</summary>{search_table(search)}</details>"

@@ -126,6 +126,7 @@ class MakeHandlers:
 
         def follow(job: Job, wanted: str) -> Iterator[Updates]:
             before.extend(self.result(session)[1:])
+            before[3] = gr.update(visible=False)  # the card is of what is being computed, not of what can be used
             for news in self._follow(job):
                 if isinstance(news, Found):
                     self._take(session, news, wanted)
@@ -162,7 +163,8 @@ class MakeHandlers:
                 raise Cancelled
             ended = outcome()
         except Cancelled:
-            stays = "What was found so far stays." if session.making.direction else "Your texts are still here."
+            has_found = session.making.direction is not None or session.making.search is not None
+            stays = "What was found so far stays." if has_found else "Your texts are still here."
             ended = make_markup.done_html("Cancelled.", stays)
         except SteeringError as error:
             ended = make_markup.problem_html(str(error))

@@ -15,7 +15,7 @@ from steering.ui.squares import tokens_of
 
 if TYPE_CHECKING:
     from steering.directions import Direction
-    from steering.ui.best_work import Search
+    from steering.ui.best_search import Search
 
 Updates = list[Any]
 
@@ -32,12 +32,12 @@ def result(making: Making, folder: Path, problem: str = "", *, measuring: bool =
     direction, search = making.direction, making.search
     note = make_markup.problem_html(problem)
     shown, hidden = gr.update(visible=True), gr.update(visible=False)
-    can_relax = search is not None and search.offer is not None and not measuring
+    can_relax = search is not None and search.choice.offer is not None and not measuring
     relax = gr.update(value=_relax_words(search), visible=True) if can_relax else hidden
     if direction is None:
         card = make_card.WELCOME
         if search is not None:
-            card = make_card.missed_card(search) if search.problem else make_card.searching_card(search)
+            card = make_card.missed_card(search) if search.choice.problem else make_card.searching_card(search)
         return [card, gr.update(), gr.update(), hidden, None, None, relax, hidden, _choices(search), note]
     can_measure = search is not None and not measuring and "trust" not in direction.card
     position, layer = _place(making, direction)
@@ -78,8 +78,8 @@ def unchanged() -> Updates:
 def _relax_words(search: Search | None) -> str:
     """What the button that relaxes a limit says."""
     assert search is not None
-    assert search.offer is not None
-    before, after = search.limits, search.offer
+    assert search.choice.offer is not None
+    before, after = search.limits, search.choice.offer
     if after.kl != before.kl:
         return f"Allow KL up to {after.kl:g} instead of {before.kl:g}"
     if after.depth != before.depth:

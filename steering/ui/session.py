@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
     from steering.interventions import Dial
     from steering.separation import Separation
-    from steering.ui.best_work import Search
+    from steering.ui.best_search import Search
     from steering.ui.blind_votes import Round
     from steering.ui.engine import Loading
     from steering.ui.worker import Job
