@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,16 +22,15 @@ from steering.errors import DirectionError, OutOfMemoryError
 from steering.progress import Progress, silent
 from steering.scoring import BYPASS, INDUCE, KL, Scorer, Step
 from steering.selection import CandidateScore, Limits, select_order
+from steering.step_costs import StepCosts
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
     from steering.score_store import Place, ScoreStore
 
 WHAT = "Scoring candidates"
-LARGEST_BATCH = 16
-# A larger batch is kept while it makes a candidate at least so much cheaper.
-WORTH_DOUBLING = 0.9
-LAYERS_ALIKE = 3  # over so many layers what a step tells of another candidate falls to a third
+LOOK_AHEAD = 2  # candidates for one pass are sought among so many times as many
+SECONDS_SILENT = 0.25  # at most about so long passes between two reports of progress
 
 OnScore = Callable[[CandidateScore], None]
 
@@ -46,26 +45,50 @@ class _Candidate:
 
 
 @dataclass(eq=False)
-class _Experience:
-    """What a kind of step has cost, and where it dropped a candidate and where not."""
+class _Run:
+    """One run of a search: what it is told, and how far it is."""
 
-    seconds: float = 0.0
-    work: float = 0.0
-    tries: list[tuple[Place, bool]] = field(default_factory=list)
+    limits: Limits | None
+    n_layers: int
+    progress: Progress = silent
+    on_score: OnScore | None = None
+    total: int = 1
+    decided: int = 0
+    best: CandidateScore | None = None  # of those that passed everything
+    _told: float = -math.inf
 
-    def per_drop(self, work: float, place: Place) -> float:
-        """Expected seconds for each candidate dropped at ``place``, from how its neighbours fared.
+    def report(self) -> None:
+        self._told = time.monotonic()
+        self.progress(WHAT, self.decided, self.total)
 
-        Candidates of nearby layers fare alike, those of the same position more so. Half a drop of one imagined try
-        stands for no experience, so that every kind of step is tried.
-        """
-        price = self.seconds / self.work if self.work else 0.0
-        tried, dropped = 1.0, 0.5
-        for (position, layer), drop in self.tries:
-            weight = math.exp(-abs(layer - place[1]) / LAYERS_ALIKE) * (1.0 if position == place[0] else 0.5)
-            tried += weight
-            dropped += weight * drop
-        return price * work * tried / dropped
+    def tick(self) -> None:
+        """Report progress, if that was not just done."""
+        if time.monotonic() - self._told >= SECONDS_SILENT:
+            self.report()
+
+    def decide(self, score: CandidateScore) -> None:
+        self.decided += 1
+        if self.on_score:
+            self.on_score(score)
+
+    def is_new_best(self, score: CandidateScore) -> bool:
+        """Whether a candidate passed everything and is the best so far, which is then remembered."""
+        if self.limits is None or not score.is_complete or self.limits.failed(score, self.n_layers):
+            return False
+        if self.best is not None and select_order(score) >= select_order(self.best):
+            return False
+        self.best = score
+        return True
+
+    def is_lost(self, score: CandidateScore) -> bool:
+        """Whether what is known proves that a candidate cannot win."""
+        if self.limits is None:
+            return False
+        if self.limits.failed(score, self.n_layers):
+            return True
+        return (
+            self.best is not None and score.bypass_score is not None and select_order(score) > select_order(self.best)
+        )
 
 
 class CandidateSearch:
@@ -96,8 +119,7 @@ class CandidateSearch:
                     if ((position, layer), step.name) in known
                 }
                 self._all.append(_Candidate((position, layer), direction, steps))
-        self._experience = {step.name: _Experience() for step in scorer.steps}
-        self._batch = _BatchSize()
+        self._costs = {step.name: StepCosts() for step in scorer.steps}
 
     def scores(self) -> list[CandidateScore]:
         """What is known of every candidate, in the order of positions and layers."""
@@ -110,8 +132,9 @@ class CandidateSearch:
 
         Args:
             limits: drop what cannot win under them; without, every candidate is scored to the end.
-            progress: told how many candidates are decided.
-            on_score: told each candidate's scores once it is decided.
+            progress: told how many candidates are decided, several times a second also while a pass is running; if it
+                raises, the pass ends there.
+            on_score: told each candidate's scores as soon as it is decided.
 
         Returns:
             :meth:`scores`; with :func:`steering.selection.select_candidate` and the same limits they give the winner.
@@ -120,96 +143,84 @@ class CandidateSearch:
         if limits is not None:
             # The middle layers hold most winners, and an early good bypass score drops many others.
             waiting.sort(key=lambda one: abs(one.place[1] - 0.5 * self.n_layers))
-        decided = 0
-        best: CandidateScore | None = None
-        progress(WHAT, 0, len(self._all))
-        while waiting:
-            batch = waiting[: self._batch.size]
-            waiting = waiting[len(batch) :]
-            for score in self._decide(batch, limits, best):
-                if limits is not None and score.is_complete and not limits.failed(score, self.n_layers):
-                    best = min((score, best), key=select_order) if best else score
-                decided += 1
-                if on_score:
-                    on_score(score)
-            progress(WHAT, decided, len(self._all))
+        progress(WHAT, 0, len(waiting))
+        self._search(waiting, _Run(limits, self.n_layers, progress, on_score, len(waiting)))
         return self.scores()
 
-    def _decide(
-        self, batch: list[_Candidate], limits: Limits | None, best: CandidateScore | None
-    ) -> Iterable[CandidateScore]:
-        """Take steps for the candidates of a batch until each is known well enough."""
-        alive = batch
-        while True:
-            alive = [one for one in alive if not self._is_decided(one, limits, best)]
-            if not alive:
-                break
-            step = self._next_step(alive, limits)
-            takers = [one for one in alive if step.name not in one.known]
-            self._take(step, takers, limits, best)
-        return [self._score(one) for one in batch]
+    def _search(self, candidates: list[_Candidate], run: _Run) -> None:
+        """Take steps until each candidate is known well enough."""
+        decided = self._decided(candidates, run)
+        waiting = [one for one in candidates if one not in decided]
+        while waiting:
+            step = self._next_step(waiting[0], run)
+            rows = self._costs[step.name].rows
+            takers = [one for one in waiting[: LOOK_AHEAD * rows] if self._next_step(one, run) is step][:rows]
+            taken = self._take(step, takers, run)
+            is_new_best = [run.is_new_best(self._score(one)) for one in taken]
+            decided = self._decided(waiting if any(is_new_best) else taken, run)  # a new best may drop any other
+            waiting = [one for one in waiting if one not in decided]
 
-    def _is_decided(self, one: _Candidate, limits: Limits | None, best: CandidateScore | None) -> bool:
-        return one.direction is None or self._score(one).is_complete or self._is_lost(one, limits, best)
+    def _decided(self, candidates: Sequence[_Candidate], run: _Run) -> set[_Candidate]:
+        """Those of ``candidates`` that need no further step; their scores are told."""
+        decided = set()
+        for one in candidates:
+            score = self._score(one)
+            if one.direction is None or score.is_complete or run.is_lost(score):
+                decided.add(one)
+                run.decide(score)
+        run.report()
+        return decided
 
-    def _is_lost(self, one: _Candidate, limits: Limits | None, best: CandidateScore | None) -> bool:
-        """Whether what is known proves that a candidate cannot win."""
-        if limits is None:
-            return False
-        score = self._score(one)
-        if limits.failed(score, self.n_layers):
-            return True
-        return best is not None and score.bypass_score is not None and select_order(score) >= select_order(best)
-
-    def _next_step(self, alive: list[_Candidate], limits: Limits | None) -> Step:
-        """The step that is expected to cost least for each candidate it drops."""
-        open_steps = [step for step in self.scorer.steps if any(step.name not in one.known for one in alive)]
-        if limits is None:
+    def _next_step(self, one: _Candidate, run: _Run) -> Step:
+        """The step that is expected to cost least for each candidate it drops; without limits, the next one."""
+        open_steps = [step for step in self.scorer.steps if step.name not in one.known]
+        if run.limits is None:
             return open_steps[0]
-        place = alive[0].place
-        return min(open_steps, key=lambda step: self._experience[step.name].per_drop(self._work(step, alive), place))
+        return min(open_steps, key=lambda step: self._costs[step.name].per_drop(self._work(step, [one]), one.place))
 
     def _work(self, step: Step, takers: Sequence[_Candidate]) -> float:
         """How many blocks a pass runs, as a part of all."""
         lowest = min(one.place[1] for one in takers)
         return (self.n_layers - lowest if step.from_own_layer else self.n_layers) / self.n_layers
 
-    def _take(self, step: Step, takers: list[_Candidate], limits: Limits | None, best: CandidateScore | None) -> None:
-        """Run one step for candidates, in smaller batches if memory runs out, and keep what it gives."""
-        start = 0
-        while start < len(takers):
-            part = takers[start : start + self._batch.size]
-            directions = [one.direction for one in part if one.direction is not None]
+    def _take(self, step: Step, takers: list[_Candidate], run: _Run) -> list[_Candidate]:
+        """Run one step for candidates, for fewer of them if memory runs out, and keep what it gives.
+
+        Returns:
+            For which of them it was run.
+        """
+        while True:
+            directions = [one.direction for one in takers if one.direction is not None]
             began = time.perf_counter()
             try:
-                results = self.scorer.run(step.name, directions)
+                results = self.scorer.run(step.name, directions, run.tick)
+                break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(error)
-                continue
-            seconds = time.perf_counter() - began
-            numbers = [{name: values.tolist() for name, values in result.items()} for result in results]
-            for one, result in zip(part, numbers, strict=True):
-                one.known[step.name] = result
-            if self._store:
-                named = zip(part, numbers, strict=True)
-                self._store.append([(one.place, step.name, result) for one, result in named])
-            experience = self._experience[step.name]
-            experience.seconds += seconds
-            experience.work += self._work(step, part) * len(part)
-            experience.tries += [(one.place, self._is_lost(one, limits, best)) for one in part]
-            self._batch.took(step.name, len(part), seconds / (self._work(step, part) * len(part)))
-            start += len(part)
+                takers = self._fewer(takers, error)
+        self._costs[step.name].took(len(takers), self._work(step, takers), time.perf_counter() - began)
+        numbers = [{name: values.tolist() for name, values in result.items()} for result in results]
+        for one, result in zip(takers, numbers, strict=True):
+            one.known[step.name] = result
+        if self._store:
+            named = zip(takers, numbers, strict=True)
+            self._store.append([(one.place, step.name, result) for one, result in named])
+        places = [one.place for one in takers]
+        self._costs[step.name].tried(places, [run.is_lost(self._score(one)) for one in takers])
+        return takers
 
-    def _halve(self, error: BaseException) -> None:
-        if self._batch.size == 1:
+    def _fewer(self, takers: list[_Candidate], error: BaseException) -> list[_Candidate]:
+        if len(takers) == 1:
             raise OutOfMemoryError(
                 "There is not enough memory to score even one candidate. Give shorter examples or choose a smaller "
                 "model."
             ) from error
-        self._batch.halve()
-        self.notes.append(f"Memory ran out, so candidates were scored {self._batch.size} at a time.")
+        fewer = takers[: len(takers) // 2]
+        for costs in self._costs.values():
+            costs.allow(len(fewer))
+        self.notes.append(f"Memory ran out, so candidates were scored {len(fewer)} at a time.")
+        return fewer
 
     def _score(self, one: _Candidate) -> CandidateScore:
         if one.direction is None:
@@ -226,8 +237,7 @@ class CandidateSearch:
     def complete(self, place: Place) -> CandidateScore:
         """Score one candidate to the end, whatever is known of it; the limits do not matter."""
         one = next(candidate for candidate in self._all if candidate.place == place)
-        for _ in self._decide([one], None, None):
-            pass
+        self._search([one], _Run(None, self.n_layers))
         return self._score(one)
 
     def values(self, place: Place, score: str) -> Tensor:
@@ -235,36 +245,3 @@ class CandidateSearch:
         one = next(candidate for candidate in self._all if candidate.place == place)
         names = [step.name for step in self.scorer.steps if score in step.gives and step.name in one.known]
         return torch.tensor([x for name in names for x in one.known[name][score]], dtype=torch.float64)
-
-
-class _BatchSize:
-    """How many candidates go through a pass as rows: doubled while that makes a candidate cheaper."""
-
-    def __init__(self) -> None:
-        self.size = 1
-        self._settled = False
-        self._price: dict[str, tuple[int, float]] = {}
-
-    def took(self, step: str, rows: int, seconds_each: float) -> None:
-        """Learn from a pass of ``rows`` candidates; ``seconds_each`` is for a whole model's worth of blocks."""
-        if self._settled or rows != self.size:
-            return
-        before = self._price.get(step)
-        if before is None:
-            self._price[step] = rows, seconds_each
-        elif before[0] == rows:  # a second look: the first of all warms up
-            self._price[step] = rows, min(before[1], seconds_each)
-            self._grow(rows)
-        elif seconds_each > WORTH_DOUBLING * before[1]:
-            self.size, self._settled = before[0], True
-        else:
-            self._price = {step: (rows, seconds_each)}
-            self._grow(rows)
-
-    def _grow(self, rows: int) -> None:
-        if rows < LARGEST_BATCH:
-            self.size = 2 * rows
-
-    def halve(self) -> None:
-        self.size //= 2
-        self._settled = True

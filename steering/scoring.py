@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from steering.contrast import ContrastSet, Example
+from steering.float32_linear import FastLinears
 from steering.interventions import Variant
 from steering.metrics import FirstTokens, first_token_log_odds, kl_divergence, token_log_probabilities
-from steering.prompt_trees import groups_for_trees, prompt_tree
-from steering.tree_pass import TreePass
+from steering.prompt_trees import PromptTree, prompt_trees
+from steering.tree_pass import Tick, TreePass, nothing
 
 if TYPE_CHECKING:
     from steering.directions import Direction
@@ -30,6 +31,7 @@ BYPASS, INDUCE, KL = "bypass", "induce", "kl"
 FIRST_LOOKS = (4, 8)
 # Tokens in a tree: attention grows with their square, and so may the logits of responses with the vocabulary.
 NODES_A_TREE = 1_000
+Tokens = tuple[list[int], list[int]]  # of a prompt and of its response
 KL_TOKENS = 8  # of each negative response; all would have to be kept for the whole vocabulary
 
 
@@ -71,8 +73,11 @@ class Scorer(Protocol):
     totals: dict[str, int]
     unsteered: Unsteered
 
-    def run(self, step: str, directions: Sequence[Direction]) -> list[dict[str, Tensor]]:
-        """Take a step for each direction: by score, float64 ``[n]``, one number an example looked at."""
+    def run(self, step: str, directions: Sequence[Direction], tick: Tick = nothing) -> list[dict[str, Tensor]]:
+        """Take a step for each direction: by score, float64 ``[n]``, one number an example looked at.
+
+        ``tick`` is called before every block of the pass; what it raises ends the step.
+        """
 
 
 def scorer_for(model: ChatModel, validation: ContrastSet, tokens: FirstTokens | None) -> Scorer:
@@ -95,9 +100,12 @@ class PromptScorer:
             [model.encode(list(example.messages)) for example in side]
             for side in (validation.positive, validation.negative)
         )
-        self._positive = _LastTokens(model, positive)
-        self._negative = _LastTokens(model, negative, from_any_layer=True)
-        self._parts = {f"kl {start}": _LastTokens(model, negative[start:end]) for start, end in _looks(len(negative))}
+        linears = FastLinears(model.model)
+        self._positive = _LastTokens(model, positive, linears)
+        self._negative = _LastTokens(model, negative, linears, from_any_layer=True)
+        self._parts = {
+            f"kl {start}": _LastTokens(model, negative[start:end], linears) for start, end in _looks(len(negative))
+        }
         self.steps = (
             Step("induce", {INDUCE: len(negative)}, from_own_layer=True),
             *(Step(name, {KL: len(part.unsteered)}) for name, part in self._parts.items()),
@@ -109,16 +117,16 @@ class PromptScorer:
     def _metric(self, logits: Tensor) -> Tensor:
         return first_token_log_odds(logits, self._tokens).double().cpu()
 
-    def run(self, step: str, directions: Sequence[Direction]) -> list[dict[str, Tensor]]:
+    def run(self, step: str, directions: Sequence[Direction], tick: Tick = nothing) -> list[dict[str, Tensor]]:
         if step == "induce":
             added = [Variant.added(direction) for direction in directions]
-            logits = self._negative.logits(added, min(direction.layer for direction in directions))
+            logits = self._negative.logits(added, min(direction.layer for direction in directions), tick)
             return [{INDUCE: values} for values in self._metric(logits)]
         ablated = [Variant.ablated(direction) for direction in directions]
         if step == "bypass":
-            return [{BYPASS: values} for values in self._metric(self._positive.logits(ablated))]
+            return [{BYPASS: values} for values in self._metric(self._positive.logits(ablated, tick=tick))]
         part = self._parts[step]
-        values = kl_divergence(part.unsteered, part.logits(ablated)).double().cpu()
+        values = kl_divergence(part.unsteered, part.logits(ablated, tick=tick)).double().cpu()
         return [{KL: row} for row in values]
 
 
@@ -131,15 +139,18 @@ def _looks(total: int) -> list[tuple[int, int]]:
 class _LastTokens:
     """Prompts in as few trees as their length allows, read at each prompt's last token."""
 
-    def __init__(self, model: ChatModel, prompts: list[list[int]], *, from_any_layer: bool = False) -> None:
-        groups = groups_for_trees([[prompt] for prompt in prompts], NODES_A_TREE)
-        trees = [prompt_tree([prompts[i] for i in group]) for group in groups]
-        self._passes = [TreePass(model, tree, tree.ends, from_any_layer=from_any_layer) for tree in trees]
+    def __init__(
+        self, model: ChatModel, prompts: list[list[int]], linears: FastLinears, *, from_any_layer: bool = False
+    ) -> None:
+        self._passes = [
+            TreePass(model, tree, tree.ends, linears, from_any_layer=from_any_layer)
+            for _, tree in prompt_trees([[prompt] for prompt in prompts], NODES_A_TREE)
+        ]
         self.unsteered = torch.cat([one.take_unsteered() for one in self._passes])
 
-    def logits(self, variants: Sequence[Variant], first_layer: int = 0) -> Tensor:
+    def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = nothing) -> Tensor:
         """Next-token logits, float32 ``[rows, n_prompts, vocabulary]``."""
-        return torch.cat([one.logits(variants, first_layer) for one in self._passes], dim=1)
+        return torch.cat([one.logits(variants, first_layer, tick) for one in self._passes], dim=1)
 
 
 class ResponseScorer:
@@ -153,12 +164,14 @@ class ResponseScorer:
     def __init__(self, model: ChatModel, validation: ContrastSet) -> None:
         positive, negative, _ = pairs_first(validation)
         pairs = list(zip(positive, negative, strict=False))  # what has no counterpart at the end is left out
-        sequences = [[list(chain(*response_sequence(model, example))) for example in pair] for pair in pairs]
-        groups = []
+        sequences = [[response_sequence(model, example) for example in pair] for pair in pairs]
+        linears = FastLinears(model.model)
+        self._parts = []
         for start, end in _looks(len(pairs)):
-            for group in groups_for_trees(sequences[start:end], NODES_A_TREE):
-                groups.append([pairs[start + i] for i in group])
-        self._parts = [_ResponsePass(model, group) for group in groups]
+            of_part = sequences[start:end]
+            whole = [[prompt + response for prompt, response in pair] for pair in of_part]
+            for indices, tree in prompt_trees(whole, NODES_A_TREE):
+                self._parts.append(_ResponsePass(model, tree, [of_part[i] for i in indices], linears))
         steps = [Step("induce", {INDUCE: len(pairs)}, from_own_layer=True)]
         for i, part in enumerate(self._parts):
             steps.append(Step(f"ablated {i}", {BYPASS: len(part), KL: len(part)}))
@@ -167,32 +180,38 @@ class ResponseScorer:
         values = torch.cat([part.unsteered for part in self._parts])
         self.unsteered = Unsteered(values, values)
 
-    def run(self, step: str, directions: Sequence[Direction]) -> list[dict[str, Tensor]]:
+    def run(self, step: str, directions: Sequence[Direction], tick: Tick = nothing) -> list[dict[str, Tensor]]:
         if step == "induce":
             added = [Variant.added(direction) for direction in directions]
             first = min(direction.layer for direction in directions)
-            odds = [part.log_odds(part.passed.logits(added, first)) for part in self._parts]
+            odds = [part.log_odds(part.passed.logits(added, first, tick)) for part in self._parts]
             return [{INDUCE: values} for values in torch.cat(odds, dim=-1)]
         part = self._parts[int(step.removeprefix("ablated "))]
-        steered = part.passed.logits([Variant.ablated(direction) for direction in directions])
+        steered = part.passed.logits([Variant.ablated(direction) for direction in directions], tick=tick)
         return [{BYPASS: odds, KL: kl} for odds, kl in zip(part.log_odds(steered), part.kl(steered), strict=True)]
 
 
 class _ResponsePass:
-    """Some pairs in one tree: a prompt that both responses answer stands once."""
+    """Some pairs in one tree: a prompt that both responses answer stands once.
 
-    def __init__(self, model: ChatModel, pairs: Sequence[tuple[Example, Example]]) -> None:
-        examples = [*(positive for positive, _ in pairs), *(negative for _, negative in pairs)]
-        sequences = [response_sequence(model, example) for example in examples]
-        tree = prompt_tree([prompt + response for prompt, response in sequences])
+    Args:
+        tree: its paths are those of each pair's positive and negative sequence in turn.
+        pairs: for each of them prompt and response of the positive and of the negative side.
+    """
+
+    def __init__(
+        self, model: ChatModel, tree: PromptTree, pairs: Sequence[Sequence[Tokens]], linears: FastLinears
+    ) -> None:
         reads: dict[int, int] = {}  # node → its place among those read
         self._reads: list[Tensor] = []
-        for (prompt, response), path in zip(sequences, tree.paths, strict=True):
+        self._responses: list[Tensor] = []
+        sequences = [pair[side] for side in (0, 1) for pair in pairs]
+        for (prompt, response), path in zip(sequences, [*tree.paths[::2], *tree.paths[1::2]], strict=True):
             before = path[len(prompt) - 1 : len(prompt) + len(response) - 1]
             self._reads.append(torch.tensor([reads.setdefault(node, len(reads)) for node in before]))
-        self._responses = [torch.tensor(response) for _, response in sequences]
+            self._responses.append(torch.tensor(response))
         self._n = len(pairs)
-        self.passed = TreePass(model, tree, torch.tensor(list(reads)), from_any_layer=True)
+        self.passed = TreePass(model, tree, torch.tensor(list(reads)), linears, from_any_layer=True)
         unsteered = self.passed.take_unsteered()
         self.unsteered = self.log_odds(unsteered)
         looked_at = [read[:KL_TOKENS] for read in self._reads[self._n :]]
@@ -220,10 +239,11 @@ class _ResponsePass:
 
 def next_token_logits(model: ChatModel, examples: Sequence[Example]) -> Tensor:
     """The unsteered model's logits of the reply's first token, float32 ``[n_examples, vocabulary]``, on the CPU."""
-    return _LastTokens(model, [model.encode(list(example.messages)) for example in examples]).unsteered.cpu()
+    prompts = [model.encode(list(example.messages)) for example in examples]
+    return _LastTokens(model, prompts, FastLinears(model.model)).unsteered.cpu()
 
 
-def response_sequence(model: ChatModel, example: Example) -> tuple[list[int], list[int]]:
+def response_sequence(model: ChatModel, example: Example) -> Tokens:
     """Token ids of an example's prompt and of its response."""
     response = model.tokenizer(example.response or "", add_special_tokens=False)["input_ids"]
     return model.encode(list(example.messages)), response

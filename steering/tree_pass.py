@@ -7,8 +7,9 @@ before it as it was. Only the logits that are read are computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +17,20 @@ from torch import Tensor, nn
 
 from steering.architectures import final_logits
 from steering.errors import ModelError
-from steering.float32_linear import as_onednn, faster_linears
+from steering.float32_linear import FastLinears
 from steering.interventions import Steering, Variant
+from steering.prompt_trees import SparseMask
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
     from steering.prompt_trees import PromptTree
+
+Tick = Callable[[], None]
+
+
+def nothing() -> None:
+    """Do nothing before a block."""
+
 
 # How far our last step may be from the model's own, as a part of the largest logit, before it counts as another one.
 HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -35,17 +44,26 @@ class TreePass:
         model: the model; its weights must not change meanwhile.
         tree: the prompts.
         read: the nodes whose next-token logits are wanted, int64 ``[n_read]``.
+        linears: the model's.
         from_any_layer: whether passes will begin at other layers than the first; takes memory for what enters each.
 
     Raises:
         ModelError: if the model ends in a step that is not known here, so that a pass could not be finished by hand.
     """
 
-    def __init__(self, model: ChatModel, tree: PromptTree, read: Tensor, *, from_any_layer: bool = False) -> None:
+    def __init__(
+        self,
+        model: ChatModel,
+        tree: PromptTree,
+        read: Tensor,
+        linears: FastLinears,
+        *,
+        from_any_layer: bool = False,
+    ) -> None:
         self.model = model
         self._from_any_layer = from_any_layer
         self._read = read
-        self._onednn = faster_linears(model.model)
+        self._linears = linears
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._residuals: list[Tensor] = []
         self._unsteered: Tensor | None = self._first_pass(tree)
@@ -59,18 +77,21 @@ class TreePass:
         taken, self._unsteered = self._unsteered, None
         return taken
 
-    def logits(self, variants: Sequence[Variant], first_layer: int = 0) -> Tensor:
+    def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = nothing) -> Tensor:
         """Next-token logits at the nodes read, one row a variant: float32 ``[rows, n_read, vocabulary]``.
 
-        ``first_layer``: the lowest layer any of the variants changes; layers below are not run. An ablation changes 0.
+        Args:
+            first_layer: the lowest layer any of the variants changes; layers below are not run. An ablation changes 0.
+            tick: called before every block; what it raises ends the pass.
         """
         model = self.model
         steering = Steering(model, variants)
         hidden = self._residuals[first_layer].expand(len(variants), -1, -1)
-        with torch.inference_mode(), steering.applied(), as_onednn(self._onednn):
+        with torch.inference_mode(), steering.applied(), self._linears.in_use():
             for block, (args, kwargs) in zip(
                 model.architecture.blocks[first_layer:], self._calls[first_layer:], strict=True
             ):
+                tick()
                 output = block(hidden, *args, **kwargs)
                 hidden = output[0] if isinstance(output, tuple) else output
             return self._finish(hidden[:, self._read.to(hidden.device)])
@@ -81,9 +102,12 @@ class TreePass:
     def _first_pass(self, tree: PromptTree) -> Tensor:
         model = self.model
         last: list[Tensor] = []
+        sparse = cache(SparseMask.over)  # one for all blocks that are given the same mask
 
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+            if isinstance(mask := rest.get("attention_mask"), Tensor):
+                rest["attention_mask"] = sparse(mask)
             if self._from_any_layer or not self._residuals:
                 self._residuals.append(args[0] if args else kwargs["hidden_states"])
             self._calls.append((args[1:], rest))
@@ -95,7 +119,7 @@ class TreePass:
             for block in model.architecture.blocks:
                 stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
             stack.callback(model.architecture.final_norm.register_forward_pre_hook(keep_last).remove)
-            with as_onednn(self._onednn):
+            with self._linears.in_use():
                 output = model.model(
                     input_ids=tree.ids[None].to(model.device),
                     attention_mask=_masks(model, tree),

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_scoring import CHECK, CHECK_REPLIES, TOKENS, TRAIN, TRAIN_REPLIES
 
-from steering.candidate_search import CandidateSearch, _BatchSize
+from steering.candidate_search import CandidateSearch
 from steering.directions import Candidates, difference_in_means
 from steering.errors import Cancelled, OutOfMemoryError
 from steering.metrics import FirstTokens
@@ -26,8 +26,10 @@ from steering.models import ChatModel
 from steering.score_store import ScoreStore
 from steering.scoring import INDUCE, KL, Scorer, scorer_for
 from steering.selection import CandidateScore, Limits, NoCandidateError, select_candidate
+from steering.step_costs import MOST_AT_ONCE, StepCosts
 
 Tiny = Callable[[str], ChatModel]
+Tick = Callable[[], None]
 FAMILIES = ("qwen2", "gemma2", "gpt-neox")
 KINDS = ("prompts", "responses")
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,21 +123,22 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
     candidates, scorer, table = prepared("qwen2", "prompts")
     run = type(scorer).run
 
-    def cramped(self: Scorer, step: str, directions: list) -> list:
+    def cramped(self: Scorer, step: str, directions: list, tick: Tick) -> list:
         if len(directions) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return run(self, step, directions)
+        return run(self, step, directions, tick)
 
     monkeypatch.setattr(type(scorer), "run", cramped)
     search = CandidateSearch(candidates, scorer)
-    search._batch.size = 8
+    for costs in search._costs.values():
+        costs.rows = 8
     check_known_scores(search.run(), table)
     assert search.notes == [
         "Memory ran out, so candidates were scored 4 at a time.",
         "Memory ran out, so candidates were scored 2 at a time.",
     ]
 
-    def full(self: Scorer, step: str, directions: list) -> list:
+    def full(self: Scorer, step: str, directions: list, tick: Tick) -> list:
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(type(scorer), "run", full)
@@ -143,14 +146,40 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(
         CandidateSearch(candidates, scorer).run()
 
 
-def test_the_batch_grows_while_that_pays() -> None:
-    batch = _BatchSize()
-    for rows, seconds in ((1, 2.0), (1, 1.0), (2, 0.6), (4, 0.58)):
-        assert batch.size == rows
-        batch.took("bypass", rows, seconds)
-    assert batch.size == 2
-    batch.took("bypass", 2, 0.1)
-    assert batch.size == 2
+def test_rows_double_while_that_pays() -> None:
+    costs = StepCosts()
+    for rows, seconds_each in ((1, 2.0), (1, 1.0), (2, 0.6), (2, 0.9), (4, 0.58), (4, 0.59)):
+        assert costs.rows == rows
+        costs.took(rows, 0.5, seconds_each * rows * 0.5)
+    assert costs.rows == 2
+    costs.took(2, 1.0, 0.1)
+    costs.took(2, 1.0, 0.1)
+    assert costs.rows == 2
+
+
+def test_rows_have_an_end_and_memory_may_set_an_earlier_one() -> None:
+    costs = StepCosts()
+    for halvings in range(20):
+        costs.took(costs.rows, 1.0, costs.rows * 0.5**halvings)
+    assert costs.rows == MOST_AT_ONCE
+    costs.allow(3)
+    for halvings in range(20, 40):
+        costs.took(costs.rows, 1.0, costs.rows * 0.5**halvings)
+    assert costs.rows == 3
+
+
+def test_the_step_that_costs_least_for_each_candidate_it_drops() -> None:
+    cheap, sharp = StepCosts(), StepCosts()
+    cheap.took(1, 1.0, 0.1)
+    sharp.took(1, 1.0, 0.5)
+    assert cheap.per_drop(1.0, (-1, 5)) < sharp.per_drop(1.0, (-1, 5))
+    places = [(-1, layer) for layer in range(4, 7)]
+    cheap.tried(places, [False] * 3)
+    sharp.tried(places, [True] * 3)
+    # Near those places 0.1 s a try that never drops against 0.5 s a drop; far from them the cheap one is still first.
+    assert cheap.per_drop(1.0, (-1, 5)) > sharp.per_drop(1.0, (-1, 5))
+    assert cheap.per_drop(1.0, (-1, 25)) < sharp.per_drop(1.0, (-1, 25))
+    assert sharp.per_drop(0.5, (-1, 5)) == pytest.approx(sharp.per_drop(1.0, (-1, 5)) / 2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,9 +198,9 @@ def test_a_stopped_run_goes_on(kind: str, prepared: Callable[..., tuple], tmp_pa
     taken: list[str] = []
     run = scorer.run
 
-    def counted(step: str, directions: list) -> list:
+    def counted(step: str, directions: list, tick: Tick) -> list:
         taken.append(step)
-        return run(step, directions)
+        return run(step, directions, tick)
 
     resumed = CandidateSearch(candidates, scorer, ScoreStore(tmp_path, identity))
     resumed.scorer = type("Counted", (), {**vars(scorer), "run": staticmethod(counted)})()

@@ -58,6 +58,7 @@ LAYERS = (
         "score_store",
         "scoring",
         "selection",
+        "step_costs",
         "subspace",
         "tree_pass",
         "trust",
