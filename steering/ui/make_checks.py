@@ -172,9 +172,9 @@ def is_trust(value: Any) -> bool:
     """Whether this is a trust card as `steering.trust` writes it, so far as the page reads it."""
 
     def is_figure(one: Any) -> bool:
-        if not isinstance(one, dict):
+        if not isinstance(one, dict) or not {"n", "value", "low", "high"} <= one.keys():
             return False
-        n, *numbers = (one.get(key) for key in ("n", "value", "low", "high"))
+        n, *numbers = (one[key] for key in ("n", "value", "low", "high"))
         return isinstance(n, int) and is_number(n) and n >= 0 and all(x is None or is_number(x) for x in numbers)
 
     if not isinstance(value, dict):
