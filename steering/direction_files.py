@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from steering.errors import DirectionError
 from steering.neutral_means import NeutralMeans
 
-if TYPE_CHECKING:
-    from steering.directions import Direction
-
 FORMAT = "steering-direction"
 
 
-def write_direction(direction: Direction, path: str | Path) -> Path:
+def write_direction(direction: Any, path: str | Path) -> Path:
     """Write the file; what :func:`read_fields` reads."""
     from safetensors.torch import save_file
 
