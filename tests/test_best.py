@@ -48,6 +48,7 @@ from steering.ui.session import Making, Sessions
 Tiny = Callable[[str], ChatModel]
 EVIL = "<img src=x onerror=alert(1)>"
 REQUEST: Any = SimpleNamespace(session_hash="a visitor")
+SOME_TRIED = "Trying candidate (?!1 of)"  # candidates are tried some at a time, as many as pay on this machine
 ROWS = 20  # enough for 20 different halvings of what is left to learn from
 
 # What a handler of the tab yields, in this order.
@@ -382,7 +383,7 @@ def test_a_place_that_fails_can_be_chosen_and_measured(tab_with: Callable[..., T
     ("stage", "stays"),
     [
         ("Reading the texts", "texts"),
-        ("Trying candidate 5 of", "scores"),
+        (SOME_TRIED, "scores"),
         ("Measuring the strength", "direction"),
         ("Holding it against controls", "strength"),
     ],
@@ -395,7 +396,7 @@ def test_cancelling_keeps_what_was_found(
     updates = []
     for update in tab.find():
         updates.append(update)
-        if bar_words(update).startswith(stage):
+        if re.match(stage, bar_words(update)):
             tab.handlers.cancel(REQUEST)
     last = updates[-1]
     assert bar_words(last).startswith("Cancelled.")
@@ -403,9 +404,11 @@ def test_cancelling_keeps_what_was_found(
     assert not caplog.records
     check_what_stays(tab, last, stays)
     tab.require_free()
-    *_, last = tab.find()
+    restarted = Tab(tab.model, tab.folder)
+    restarted.give("prompts")
+    *_, last = restarted.find()
     assert bar_words(last).startswith("Found.")
-    check_card(last[CARD], tab.direction)
+    check_card(last[CARD], restarted.direction)
     steps = [json.loads(line) for path in (cache / "scores").iterdir() for line in path.read_text().splitlines()[1:]]
     taken = [(step["position"], step["layer"], step["step"]) for step in steps]
     assert taken
@@ -491,7 +494,7 @@ def other_place(tab: Tab) -> tuple[int, int]:
 
 
 def test_a_place_chosen_by_hand_says_so_and_can_be_measured(found: Tab, tmp_path: Path) -> None:
-    winner = tab_winner = found.search.winner
+    winner = found.search.winner
     assert winner is not None
     rule = found.direction
     place = other_place(found)
@@ -512,7 +515,7 @@ def test_a_place_chosen_by_hand_says_so_and_can_be_measured(found: Tab, tmp_path
     assert "not measured here" not in last[CARD]
     assert found.direction.card["scores"]["bypass"] == found.direction.card["trust"]["scores"]["bypass"]["value"]
     assert not last[MEASURE]["visible"]
-    assert found.search.winner == tab_winner
+    assert found.search.winner == winner
     loaded = make_card.loaded_card(load_direction(str(last[WEIGHTS]), found.model))
     assert words in loaded
 
@@ -520,7 +523,8 @@ def test_a_place_chosen_by_hand_says_so_and_can_be_measured(found: Tab, tmp_path
     assert found.direction.card == rule.card  # nothing that was measured is lost
     assert "overruled" not in found.direction.card
     assert not back[MEASURE - CARD]["visible"]
-    assert "trust" in (found.press(place), found.direction.card)[1]
+    found.press(place)
+    assert "trust" in found.direction.card
 
 
 def test_measuring_needs_a_place(tab_with: Callable[..., Tab]) -> None:
@@ -545,7 +549,7 @@ def test_a_square_pressed_meanwhile_is_no_obstacle(tab_with: Callable[..., Tab])
     assert {"strength", "trust"} <= tab.direction.card.keys()
 
 
-@pytest.mark.parametrize("stage", ["Trying candidate 5 of", "Measuring the strength"])
+@pytest.mark.parametrize("stage", [SOME_TRIED, "Measuring the strength"])
 @pytest.mark.usefixtures("in_step")
 def test_what_is_found_takes_the_place_of_a_file_taken_up_meanwhile(
     stage: str, tab_with: Callable[..., Tab], tmp_path: Path
@@ -556,7 +560,7 @@ def test_what_is_found_takes_the_place_of_a_file_taken_up_meanwhile(
     path = replace(other, name="Loaded", card=card).save(tmp_path / "loaded.safetensors")
     loaded = False
     for update in tab.find():
-        if not loaded and bar_words(update).startswith(stage):
+        if not loaded and re.match(stage, bar_words(update)):
             assert "<h2>Loaded</h2>" in tab.handlers.load(str(path), REQUEST)[0]
             loaded = True
     assert loaded
@@ -850,13 +854,61 @@ def test_the_button_that_relaxes_names_both_limits(offer: Limits, words: str, se
     assert not result(making, tmp_path, measuring=True)[RELAX - CARD]["visible"]
 
 
+# ---------------------------------------------------------------- what is kept
+
+
+def test_the_newest_search_is_kept_for_the_same_texts_alone(found: Tab, tiny: Tiny) -> None:
+    kept, request = found.engine.kept_search, found.search.request
+    assert kept is not None
+    assert kept.serves(replace(request, name="Another name", limits=Limits(kl=0.5)), found.model)
+    data = request.data
+    unpaired = replace(data, positive=[replace(example, pair=None) for example in data.positive])
+    assert unpaired.sha256 == data.sha256
+    for other in (
+        replace(request, data=unpaired),  # it is split otherwise
+        replace(request, data=replace(data, name="another file")),  # whose name would stand on the card
+        replace(request, first_tokens=("a",)),
+        replace(request, is_refusal=True),
+    ):
+        assert not kept.serves(other, found.model)
+    assert not kept.serves(request, tiny("qwen2"))
+    *_, last = found.find()
+    assert bar_words(last).startswith("Found.")
+    assert found.engine.kept_search is kept
+
+
+def test_scores_on_disk_are_those_of_the_very_examples(tiny: Tiny, tmp_path: Path) -> None:
+    """The same texts in other pairs are split otherwise, so none of their scores may be taken for the others'."""
+    model, texts = tiny("llama3"), [f"{n}" for n in range(10)]
+
+    def side(word: str, shift: int, pairs: bool) -> list[Example]:
+        return [
+            Example(({"role": "user", "content": f"{word} {text}"},), pair=str((n + shift) % 10) if pairs else None)
+            for n, text in enumerate(texts)
+        ]
+
+    def stored(pairs: bool, shift: int = 0, reverse: bool = False) -> tuple[str, Path]:
+        order = -1 if reverse else 1
+        data = ContrastSet.from_examples("s", side("sea", 0, pairs)[::order], side("tax", shift, pairs)[::order])
+        finder = Finder(model, prepare(model, data, tokens=["a"], seed=SEED), store=tmp_path)
+        finder.find(Limits(induce=-1e9, kl=1e9))
+        assert finder.search._store is not None
+        return data.sha256, finder.search._store.path
+
+    first = stored(pairs=True)
+    assert stored(pairs=True, reverse=True) == first  # the order of rows changes nothing
+    others = [stored(pairs=False), stored(pairs=True, shift=3)]
+    assert {sha for sha, _ in others} == {first[0]}
+    assert len({path for _, path in (first, *others)}) == 3
+
+
 # ---------------------------------------------------------------- the rule, relaxed
 
 
-def test_a_relaxed_search_goes_on_from_what_is_scored(tiny: Tiny, tab_with: Callable[..., Tab]) -> None:
+def test_a_relaxed_search_goes_on_from_what_is_scored(tab_with: Callable[..., Tab]) -> None:
     """Relaxing twice says both; what the rule then chooses is what it would choose of all scores."""
     tab = tab_with(*AFTER_KL)
-    ready = prepare(tab.model, tab.search.request.data if tab.making.search else tab.give("prompts"), seed=SEED)
+    ready = prepare(tab.model, tab.give("prompts"), seed=SEED)
     finder = Finder(tab.model, ready)
     table = finder.search.run()
     finder = Finder(tab.model, ready)
