@@ -12,6 +12,7 @@ BENCHMARKS = (
     "preset_effects",
     "sounds_like_ai",
     "subspace",
+    "refusal",
     "page_latency",
     "memory",
 )

@@ -5,42 +5,32 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from steering.errors import DirectionError
 from steering.neutral_means import NeutralMeans
 
-if TYPE_CHECKING:
-    from steering.directions import Direction
-
 FORMAT = "steering-direction"
 
 
-def write_direction(direction: Direction, path: str | Path) -> Path:
-    """Write the file; what :func:`read_fields` reads."""
+def write_fields(fields: dict[str, Any], path: Path) -> Path:
+    """Write the fields of a :class:`steering.direction.Direction`, by their names."""
     from safetensors.torch import save_file
 
-    described = {
-        "name": direction.name,
-        "layer": direction.layer,
-        "position": direction.position,
-        "mean_residual_norm": direction.mean_residual_norm,
-        "card": {**direction.card, "norm": direction.norm},
-    }
-    tensors = {"vector": direction.vector.contiguous(), "ablation_basis": direction.ablation_basis.contiguous()}
-    if direction.neutral is not None:
-        tensors |= {
-            "neutral_axes": direction.neutral.axes.contiguous(),
-            "neutral_components": direction.neutral.components.contiguous(),
-        }
+    described = {name: fields[name] for name in ("name", "layer", "position", "mean_residual_norm", "card")}
+    tensors: dict[str, Tensor] = {name: fields[name].contiguous() for name in ("vector", "ablation_basis")}
+    neutral: NeutralMeans | None = fields["neutral"]
+    if neutral is not None:
+        tensors["neutral_axes"] = neutral.axes.contiguous()
+        tensors["neutral_components"] = neutral.components.contiguous()
     save_file(tensors, path, metadata={"format": FORMAT, "version": "1", "direction": json.dumps(described)})
-    return Path(path)
+    return path
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """The fields of the :class:`steering.directions.Direction` in a file, by their names.
+    """The fields of the :class:`steering.direction.Direction` in a file, by their names.
 
     Raises:
         DirectionError: if it is no such file, is damaged, or lacks a part.

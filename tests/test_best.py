@@ -690,7 +690,7 @@ def search() -> Search:
     means = torch.randn(2, N_LAYERS, 4, generator=generator).double()
     norms = torch.ones(2, N_LAYERS, dtype=torch.float64)
     sides = [ClassMeans(part * 8, norms * 8, 8, [-2, -1]) for part in (means + vectors, means)]
-    card = {"model": "m", "revision": "", "model_label": EVIL, "seed": 0, "position_tokens": [EVIL, "\n"]}
+    card = {"model": "m", "revision": "", "model_label": EVIL, "seed": 0, "position_tokens": [EVIL, "x<img>"]}
     candidates = Candidates(vectors, [-2, -1], *sides, card)
     examples = [Example(({"role": "user", "content": text},)) for text in "abcd"]
     data = ContrastSet("sea", examples[:2], examples[2:])

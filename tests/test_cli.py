@@ -92,7 +92,7 @@ def test_calibrate_and_orthogonalize(
     status, output, _ = run(capsys, "calibrate", *model, "--direction", str(out), "--json")
     assert status == 0
     assert set(json.loads(output)["coefficient"]) == {"sweet_spot", "breaking_point", "start"}
-    assert Direction.load(out).card["strength"]["n_questions"] == 6
+    assert Direction.load(out).card["strength"]["n_questions"] == 4
     status, output, _ = run(capsys, "orthogonalize", *model, "--direction", str(out), "--out", str(edited), "--json")
     assert status == 0
     assert json.loads(output) == {"folder": str(edited)}

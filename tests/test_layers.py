@@ -38,6 +38,7 @@ LAYERS = (
     ("catalogue", "model_files", "models", "placement"),
     ("activations", "contrast"),
     (
+        "direction",
         "direction_files",
         "directions",
         "interventions",
