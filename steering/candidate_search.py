@@ -27,6 +27,7 @@ from steering.step_costs import StepCosts
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
     from steering.score_store import Place, ScoreStore
+    from steering.tree_pass import Tick
 
 WHAT = "Scoring candidates"
 LOOK_AHEAD = 2  # candidates for one pass are sought among so many times as many
@@ -54,17 +55,23 @@ class _Run:
     on_score: OnScore | None = None
     total: int = 1
     decided: int = 0
+    begun: float = 0.0  # candidates' worth of steps that were taken of those not decided yet
     best: CandidateScore | None = None  # of those that passed everything
     _told: float = -math.inf
 
-    def report(self) -> None:
+    def report(self, running: float = 0.0) -> None:
+        """Tell how many candidates' worth of work is done; ``running`` is that of a step being taken."""
         self._told = time.monotonic()
-        self.progress(WHAT, self.decided, self.total)
+        self.progress(WHAT, self.decided + self.begun + running, self.total)
 
-    def tick(self) -> None:
-        """Report progress, if that was not just done."""
-        if time.monotonic() - self._told >= SECONDS_SILENT:
-            self.report()
+    def ticking(self, worth: float) -> Tick:
+        """For a step of ``worth`` candidates: reports how far it is, if there was no report a moment ago."""
+
+        def tick(part: float) -> None:
+            if time.monotonic() - self._told >= SECONDS_SILENT:
+                self.report(part * worth)
+
+        return tick
 
     def decide(self, score: CandidateScore) -> None:
         self.decided += 1
@@ -132,8 +139,8 @@ class CandidateSearch:
 
         Args:
             limits: drop what cannot win under them; without, every candidate is scored to the end.
-            progress: told how many candidates are decided, several times a second also while a pass is running; if it
-                raises, the pass ends there.
+            progress: told how many candidates' worth of work is done, several times a second, also while a pass is
+                running; if it raises, the pass ends there.
             on_score: told each candidate's scores as soon as it is decided.
 
         Returns:
@@ -149,16 +156,19 @@ class CandidateSearch:
 
     def _search(self, candidates: list[_Candidate], run: _Run) -> None:
         """Take steps until each candidate is known well enough."""
-        decided = self._decided(candidates, run)
-        waiting = [one for one in candidates if one not in decided]
-        while waiting:
+        waiting = news = candidates
+        while True:
+            is_new_best = [run.is_new_best(self._score(one)) for one in news]
+            decided = self._decided(waiting if any(is_new_best) else news, run)  # a new best may drop any other
+            waiting = [one for one in waiting if one not in decided]
+            run.begun = sum(len(one.known) for one in waiting) / len(self.scorer.steps)
+            run.report()
+            if not waiting:
+                break
             step = self._next_step(waiting[0], run)
             rows = self._costs[step.name].rows
             takers = [one for one in waiting[: LOOK_AHEAD * rows] if self._next_step(one, run) is step][:rows]
-            taken = self._take(step, takers, run)
-            is_new_best = [run.is_new_best(self._score(one)) for one in taken]
-            decided = self._decided(waiting if any(is_new_best) else taken, run)  # a new best may drop any other
-            waiting = [one for one in waiting if one not in decided]
+            news = self._take(step, takers, run)
 
     def _decided(self, candidates: Sequence[_Candidate], run: _Run) -> set[_Candidate]:
         """Those of ``candidates`` that need no further step; their scores are told."""
@@ -168,7 +178,6 @@ class CandidateSearch:
             if one.direction is None or score.is_complete or run.is_lost(score):
                 decided.add(one)
                 run.decide(score)
-        run.report()
         return decided
 
     def _next_step(self, one: _Candidate, run: _Run) -> Step:
@@ -193,7 +202,8 @@ class CandidateSearch:
             directions = [one.direction for one in takers if one.direction is not None]
             began = time.perf_counter()
             try:
-                results = self.scorer.run(step.name, directions, run.tick)
+                worth = len(takers) / len(self.scorer.steps)
+                results = self.scorer.run(step.name, directions, run.ticking(worth))
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

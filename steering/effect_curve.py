@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from steering.activations import is_out_of_memory
-from steering.errors import OutOfMemoryError, SteeringError
+from steering.errors import SteeringError
 from steering.figures import Figure, bootstrapped
 from steering.progress import Progress, silent
-from steering.scoring import BYPASS, KL, Scorer
+from steering.scoring import BYPASS, KL, Scorer, scores_in_turn
 
 if TYPE_CHECKING:
     from steering.directions import Direction
@@ -49,40 +46,12 @@ def effect_curve(
         Cancelled: if ``progress`` raises it; it is told at every pass.
         OutOfMemoryError: if even one direction does not fit into memory.
     """
-    curve: list[KEffect] = []
-    size = ROWS_AT_ONCE
-    while len(curve) < len(directions):
-        part = directions[len(curve) :][:size]
-        try:
-            values = _values_under_ablation(scorer, part, len(curve), len(directions), progress)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if size == 1:
-                raise OutOfMemoryError(
-                    "There is not enough memory to score even one direction. Give shorter examples or choose a "
-                    "smaller model."
-                ) from error
-            size //= 2
-            continue
-        for direction, found in zip(part, values, strict=True):
-            bypass, kl = (bootstrapped([torch.cat(found[score]).numpy()], np.mean, seed) for score in (BYPASS, KL))
-            curve.append(KEffect(len(direction.ablation_basis), bypass, kl))
-    progress(WHAT, len(directions), len(directions))
+    values = scores_in_turn(scorer, directions, (BYPASS, KL), ROWS_AT_ONCE, (WHAT, progress))
+    curve = []
+    for direction, found in zip(directions, values, strict=True):
+        bypass, kl = (bootstrapped([found[score].numpy()], np.mean, seed) for score in (BYPASS, KL))
+        curve.append(KEffect(len(direction.ablation_basis), bypass, kl))
     return curve
-
-
-def _values_under_ablation(
-    scorer: Scorer, directions: Sequence[Direction], done: int, total: int, progress: Progress
-) -> list[dict[str, list[Tensor]]]:
-    found: list[dict[str, list[Tensor]]] = [{BYPASS: [], KL: []} for _ in directions]
-    steps = [step for step in scorer.steps if step.gives.keys() & {BYPASS, KL}]
-    for i, step in enumerate(steps):
-        progress(WHAT, done + len(directions) * i / len(steps), total)
-        for one, result in zip(found, scorer.run(step.name, directions), strict=True):
-            for score, numbers in result.items():
-                one[score].append(numbers)
-    return found
 
 
 def default_k(curve: Sequence[KEffect]) -> int:

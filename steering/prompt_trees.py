@@ -172,7 +172,8 @@ def prompt_trees(items: Sequence[Sequence[Sequence[int]]], most_nodes: int) -> l
         has at most ``most_nodes`` nodes, unless a single item has more.
     """
     packed: list[tuple[list[int], PromptTree]] = []
-    trie, indices = _Trie(), []
+    trie = _Trie()
+    indices: list[int] = []
     for index, sequences in enumerate(items):
         n_paths = len(trie.paths)
         trie.add(sequences)

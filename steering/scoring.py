@@ -6,7 +6,7 @@ batches gives, up to rounding: prompts lie in one tree (`prompt_trees`), additio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Protocol
@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from steering.activations import is_out_of_memory
 from steering.contrast import ContrastSet, Example
+from steering.errors import OutOfMemoryError
 from steering.float32_linear import FastLinears
 from steering.interventions import Variant
 from steering.metrics import FirstTokens, first_token_log_odds, kl_divergence, token_log_probabilities
+from steering.progress import Progress
 from steering.prompt_trees import PromptTree, prompt_trees
-from steering.tree_pass import Tick, TreePass, nothing
+from steering.tree_pass import Tick, TreePass, no_tick
 
 if TYPE_CHECKING:
     from steering.directions import Direction
@@ -73,10 +76,16 @@ class Scorer(Protocol):
     totals: dict[str, int]
     unsteered: Unsteered
 
-    def run(self, step: str, directions: Sequence[Direction], tick: Tick = nothing) -> list[dict[str, Tensor]]:
+    def run(self, step: str, directions: Sequence[Direction], tick: Tick = no_tick) -> list[dict[str, Tensor]]:
         """Take a step for each direction: by score, float64 ``[n]``, one number an example looked at.
 
-        ``tick`` is called before every block of the pass; what it raises ends the step.
+        ``tick`` is called before every block with the part of the step that is done; what it raises ends the step.
+        """
+
+    def metric(self, side: str, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
+        """The metric by example under any variants, float64 ``[rows, n]``; ``side`` is “positive” or “negative”.
+
+        ``first_layer`` is the lowest that any of the variants changes.
         """
 
 
@@ -86,6 +95,57 @@ def scorer_for(model: ChatModel, validation: ContrastSet, tokens: FirstTokens | 
         return ResponseScorer(model, validation)
     assert tokens is not None, "a set of prompts needs first tokens"
     return PromptScorer(model, validation, tokens)
+
+
+def _of(tick: Tick, number: int, n: int) -> Tick:
+    """``tick`` for the ``number``-th of ``n`` that make up one."""
+    return lambda part: tick((number + part) / n)
+
+
+def scores_of(
+    scorer: Scorer, directions: Sequence[Direction], wanted: Collection[str], tick: Tick = no_tick
+) -> list[dict[str, Tensor]]:
+    """The ``wanted`` scores of each direction to the end: by score, float64 ``[n]``, one number an example."""
+    found: list[dict[str, list[Tensor]]] = [{score: [] for score in wanted} for _ in directions]
+    steps = [step for step in scorer.steps if step.gives.keys() & set(wanted)]
+    for i, step in enumerate(steps):
+        for one, result in zip(found, scorer.run(step.name, directions, _of(tick, i, len(steps))), strict=True):
+            for score in one.keys() & result.keys():
+                one[score].append(result[score])
+    return [{score: torch.cat(numbers) for score, numbers in one.items()} for one in found]
+
+
+def scores_in_turn(
+    scorer: Scorer, directions: Sequence[Direction], wanted: Collection[str], rows: int, told: tuple[str, Progress]
+) -> list[dict[str, Tensor]]:
+    """:func:`scores_of` many directions, ``rows`` of them a pass; fewer if memory runs out.
+
+    Args:
+        told: what this is called and who is told how many directions are done, also while a pass is running.
+
+    Raises:
+        OutOfMemoryError: if even one direction does not fit into memory.
+    """
+    found: list[dict[str, Tensor]] = []
+    what, progress = told
+
+    def tick(part: float) -> None:
+        progress(what, len(found) + min(rows, len(directions) - len(found)) * part, len(directions))
+
+    while len(found) < len(directions):
+        try:
+            found += scores_of(scorer, directions[len(found) :][:rows], wanted, tick)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if rows == 1:
+                raise OutOfMemoryError(
+                    "There is not enough memory to score even one direction. Give shorter examples or choose a "
+                    "smaller model."
+                ) from error
+            rows //= 2
+    progress(what, len(directions), len(directions))
+    return found
 
 
 class PromptScorer:
@@ -112,19 +172,23 @@ class PromptScorer:
             Step("bypass", {BYPASS: len(positive)}),
         )
         self.totals = {BYPASS: len(positive), INDUCE: len(negative), KL: len(negative)}
-        self.unsteered = Unsteered(self._metric(self._positive.unsteered), self._metric(self._negative.unsteered))
+        self.unsteered = Unsteered(self._log_odds(self._positive.unsteered), self._log_odds(self._negative.unsteered))
 
-    def _metric(self, logits: Tensor) -> Tensor:
+    def _log_odds(self, logits: Tensor) -> Tensor:
         return first_token_log_odds(logits, self._tokens).double().cpu()
 
-    def run(self, step: str, directions: Sequence[Direction], tick: Tick = nothing) -> list[dict[str, Tensor]]:
+    def metric(self, side: str, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
+        of_side = self._positive if side == "positive" else self._negative
+        return self._log_odds(of_side.logits(variants, first_layer, tick))
+
+    def run(self, step: str, directions: Sequence[Direction], tick: Tick = no_tick) -> list[dict[str, Tensor]]:
         if step == "induce":
             added = [Variant.added(direction) for direction in directions]
-            logits = self._negative.logits(added, min(direction.layer for direction in directions), tick)
-            return [{INDUCE: values} for values in self._metric(logits)]
+            first = min(direction.layer for direction in directions)
+            return [{INDUCE: values} for values in self.metric("negative", added, first, tick)]
         ablated = [Variant.ablated(direction) for direction in directions]
         if step == "bypass":
-            return [{BYPASS: values} for values in self._metric(self._positive.logits(ablated, tick=tick))]
+            return [{BYPASS: values} for values in self.metric("positive", ablated, tick=tick)]
         part = self._parts[step]
         values = kl_divergence(part.unsteered, part.logits(ablated, tick=tick)).double().cpu()
         return [{KL: row} for row in values]
@@ -148,9 +212,11 @@ class _LastTokens:
         ]
         self.unsteered = torch.cat([one.take_unsteered() for one in self._passes])
 
-    def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = nothing) -> Tensor:
+    def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
         """Next-token logits, float32 ``[rows, n_prompts, vocabulary]``."""
-        return torch.cat([one.logits(variants, first_layer, tick) for one in self._passes], dim=1)
+        n = len(self._passes)
+        parts = [one.logits(variants, first_layer, _of(tick, i, n)) for i, one in enumerate(self._passes)]
+        return torch.cat(parts, dim=1)
 
 
 class ResponseScorer:
@@ -180,15 +246,21 @@ class ResponseScorer:
         values = torch.cat([part.unsteered for part in self._parts])
         self.unsteered = Unsteered(values, values)
 
-    def run(self, step: str, directions: Sequence[Direction], tick: Tick = nothing) -> list[dict[str, Tensor]]:
+    def run(self, step: str, directions: Sequence[Direction], tick: Tick = no_tick) -> list[dict[str, Tensor]]:
         if step == "induce":
             added = [Variant.added(direction) for direction in directions]
             first = min(direction.layer for direction in directions)
-            odds = [part.log_odds(part.passed.logits(added, first, tick)) for part in self._parts]
-            return [{INDUCE: values} for values in torch.cat(odds, dim=-1)]
+            return [{INDUCE: values} for values in self.metric("negative", added, first, tick)]
         part = self._parts[int(step.removeprefix("ablated "))]
         steered = part.passed.logits([Variant.ablated(direction) for direction in directions], tick=tick)
         return [{BYPASS: odds, KL: kl} for odds, kl in zip(part.log_odds(steered), part.kl(steered), strict=True)]
+
+    def metric(self, side: str, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
+        odds = []
+        for i, part in enumerate(self._parts):
+            logits = part.passed.logits(variants, first_layer, _of(tick, i, len(self._parts)))
+            odds.append(part.log_odds(logits))
+        return torch.cat(odds, dim=-1)
 
 
 class _ResponsePass:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from steering.models import ChatModel
     from steering.prompt_trees import PromptTree
 
-Tick = Callable[[], None]
+Tick = Callable[[float], None]
 
 
-def nothing() -> None:
+def no_tick(part: float) -> None:
     """Do nothing before a block."""
 
 
@@ -77,21 +77,20 @@ class TreePass:
         taken, self._unsteered = self._unsteered, None
         return taken
 
-    def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = nothing) -> Tensor:
+    def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
         """Next-token logits at the nodes read, one row a variant: float32 ``[rows, n_read, vocabulary]``.
 
         Args:
             first_layer: the lowest layer any of the variants changes; layers below are not run. An ablation changes 0.
-            tick: called before every block; what it raises ends the pass.
+            tick: called before every block with the part of them that is done; what it raises ends the pass.
         """
         model = self.model
         steering = Steering(model, variants)
         hidden = self._residuals[first_layer].expand(len(variants), -1, -1)
+        blocks = list(zip(model.architecture.blocks, self._calls, strict=True))[first_layer:]
         with torch.inference_mode(), steering.applied(), self._linears.in_use():
-            for block, (args, kwargs) in zip(
-                model.architecture.blocks[first_layer:], self._calls[first_layer:], strict=True
-            ):
-                tick()
+            for number, (block, (args, kwargs)) in enumerate(blocks):
+                tick(number / len(blocks))
                 output = block(hidden, *args, **kwargs)
                 hidden = output[0] if isinstance(output, tuple) else output
             return self._finish(hidden[:, self._read.to(hidden.device)])

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from steering.activations import ResidualReader, is_out_of_memory
+from steering.activations import ResidualReader
 from steering.contrast import ContrastSet
-from steering.errors import DirectionError, OutOfMemoryError, SteeringError
+from steering.errors import DirectionError, SteeringError
 from steering.figures import UNKNOWN, Figure, Samples, auroc, bootstrapped, wilson
 from steering.progress import Progress, silent
-from steering.scoring import BYPASS, INDUCE, KL, Scorer, pairs_first
+from steering.scoring import BYPASS, INDUCE, KL, Scorer, pairs_first, scores_in_turn
 from steering.trust_card import INTERVALS, TrustCard
 from steering.trust_controls import Learned, random_controls, shuffled_controls, split_half
 
@@ -144,29 +143,8 @@ def _read(
 
 def _values(scorer: Scorer, directions: Sequence[Direction], rows: int, progress: Progress) -> list[Values]:
     """What is behind each direction's scores, ``rows`` directions a pass; fewer if memory runs out."""
-    values: list[Values] = []
-    while len(values) < len(directions):
-        part = directions[len(values) :][:rows]
-        found: list[dict[str, list[Tensor]]] = [{score: [] for score in scorer.totals} for _ in part]
-        try:
-            for i, step in enumerate(scorer.steps):
-                progress(WHAT, len(values) + len(part) * i / len(scorer.steps), len(directions))
-                for one, result in zip(found, scorer.run(step.name, part), strict=True):
-                    for score, numbers in result.items():
-                        one[score].append(numbers)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if rows == 1:
-                raise OutOfMemoryError(
-                    "There is not enough memory to score even one direction. Give shorter examples or choose a "
-                    "smaller model."
-                ) from error
-            rows //= 2
-            continue
-        values += [{score: torch.cat(numbers).numpy() for score, numbers in one.items()} for one in found]
-    progress(WHAT, len(directions), len(directions))
-    return values
+    found = scores_in_turn(scorer, directions, scorer.totals, rows, (WHAT, progress))
+    return [{score: numbers.numpy() for score, numbers in one.items()} for one in found]
 
 
 def _length_ruler(model: ChatModel, validation: ContrastSet, seed: int) -> tuple[Figure, str]:

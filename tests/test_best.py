@@ -48,7 +48,7 @@ from steering.ui.session import Making, Sessions
 Tiny = Callable[[str], ChatModel]
 EVIL = "<img src=x onerror=alert(1)>"
 REQUEST: Any = SimpleNamespace(session_hash="a visitor")
-SOME_TRIED = "Trying candidate (?!1 of)"  # candidates are tried some at a time, as many as pay on this machine
+SOME_TRIED = r"Trying candidate [2-9]\d of"  # the first 17 are at layer 0, where most sides do not differ
 ROWS = 20  # enough for 20 different halvings of what is left to learn from
 
 # What a handler of the tab yields, in this order.

@@ -38,6 +38,7 @@ from steering.preparation import Prepared
 from steering.remainders import length_without_chance
 from steering.scoring import BYPASS, INDUCE, KL, Scorer, Step, Unsteered, response_sequence, scorer_for
 from steering.subspace import COMPONENTS, DIFFERENCES, LARGEST_K, Subspace, pca_subspace, subspace
+from steering.tree_pass import Tick, no_tick
 
 Tiny = Callable[[str], ChatModel]
 
@@ -519,7 +520,7 @@ class Narrow:
         self.error = error or torch.OutOfMemoryError("out of memory")
         self.passes: list[tuple[str, int]] = []
 
-    def run(self, step: str, directions: Sequence[Direction]) -> list[dict[str, Tensor]]:
+    def run(self, step: str, directions: Sequence[Direction], tick: Tick = no_tick) -> list[dict[str, Tensor]]:
         if len(directions) > self.largest_pass:
             raise self.error
         self.passes.append((step, len(directions)))
