@@ -9,6 +9,8 @@ BENCHMARKS = (
     "side_by_side",
     "packed_accuracy",
     "difference_in_means",
+    "selection",
+    "interventions",
     "preset_effects",
     "sounds_like_ai",
     "subspace",

@@ -27,6 +27,7 @@ LOOKING = "Looking at the nearest"
 # Where the limit on KL goes when no candidate keeps to it, nats. Above the last the model's next token is as good as
 # replaced, and no press helps.
 RELAXED_KL = (0.25, 0.5, 1.0)
+MOST_LOOKS = 24  # candidates that were dropped and are scored to the end after all, to know which limit is in the way
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,33 +105,48 @@ class Finder:
         A candidate dropped at one limit may fail another too; only one that fails a single limit shows which is in the
         way.
         """
+        looks = 0
         while True:
             try:
                 return select_candidate(self.search.scores(), self.candidates.n_layers, limits)
             except NoCandidateError as error:
                 nearest = next((miss.score for miss in error.misses if len(miss.failed) == 1), None)
-                if nearest is None or nearest.is_complete or nearest.is_unknown:
+                if nearest is None or nearest.is_complete or nearest.is_unknown or looks == MOST_LOOKS:
                     raise
                 progress(LOOKING, len(error.misses), len(error.misses))
                 self.search.complete(nearest.place)
+                looks += 1
 
     def relaxed(self, error: NoCandidateError) -> Limits | None:
-        """``error.limits`` with the one in the way relaxed, or None if no single one is.
+        """``error.limits`` with the one in the way relaxed, or None if no single one is or no press would help.
 
         Induce: above the midpoint of the two sides' unsteered means (for sets with responses, above the unsteered
         mean). KL: below the first of RELAXED_KL that lets a candidate through. (Just above the smallest KL would choose
         by KL alone, and so the candidate that does least.)
         """
-        unsteered = self.scorer.unsteered
-        if error.in_the_way == "induce":
-            floor = unsteered.midpoint
-            return relaxed(error.limits, "induce", induce=floor) if floor < error.limits.induce else None
-        if error.in_the_way == "kl":
-            nearest = next(miss for miss in error.misses if miss.failed == ("kl",))
-            kl = nearest.score.kl_score
-            limit = next((step for step in RELAXED_KL if kl is not None and kl < step), None)
-            return None if limit is None else relaxed(error.limits, "kl", kl=limit)
-        return relaxed(error.limits, "layer") if error.in_the_way == "layer" else None
+        relaxing = {"induce": self._relaxed_induce, "kl": self._relaxed_kl, "layer": self._relaxed_layer}
+        in_the_way = [miss.failed[0] for miss in error.misses if len(miss.failed) == 1 and not miss.score.is_unknown]
+        for name in dict.fromkeys(in_the_way):  # the nearest first
+            limits = relaxing[name](error) if name in relaxing else None
+            if limits is not None:
+                return limits
+        return None
+
+    def _relaxed_induce(self, error: NoCandidateError) -> Limits | None:
+        floor = self.scorer.unsteered.midpoint
+        misses = [miss.score.induce_score for miss in error.misses if miss.failed == ("induce",)]
+        return (
+            relaxed(error.limits, "induce", induce=floor) if any(x is not None and x > floor for x in misses) else None
+        )
+
+    def _relaxed_kl(self, error: NoCandidateError) -> Limits | None:
+        nearest = next(miss for miss in error.misses if miss.failed == ("kl",))
+        kl = nearest.score.kl_score
+        limit = next((step for step in RELAXED_KL if kl is not None and kl < step), None)
+        return None if limit is None else relaxed(error.limits, "kl", kl=limit)
+
+    def _relaxed_layer(self, error: NoCandidateError) -> Limits | None:
+        return relaxed(error.limits, "layer")
 
     def direction(self, score: CandidateScore, limits: Limits, name: str | None = None) -> Direction:
         """The candidate of ``score`` as a direction, with how it was chosen in its card."""

@@ -45,7 +45,7 @@ class Prepared:
         """The paper's limits; for sets other than refusal induce must rise by more than its standard error."""
         if self.is_refusal:
             return Limits()
-        return Limits(induce=float(unsteered.negative.mean()) + unsteered.standard_error)
+        return Limits(induce=float(unsteered.negative.mean()) + unsteered.standard_error, is_relative=True)
 
 
 def prepare(

@@ -29,12 +29,15 @@ class Limits:
         kl: its KL score must be below this, nats.
         depth: its layer must be below this part of the number of layers.
         relaxed: what differs from the paper's limits and why, in a sentence for the direction's card; "" if nothing.
+        is_relative: whether the limit on induce is what the model does anyway, as for sets other than refusal. What
+            fails it turns nothing up, whereas too large a KL only costs something: there KL is relaxed first.
     """
 
     induce: float = INDUCE_ABOVE
     kl: float = KL_BELOW
     depth: float = DEPTH_BELOW
     relaxed: str = ""
+    is_relative: bool = False
 
     def allows_layer(self, layer: int, n_layers: int) -> bool:
         """Whether a layer is early enough. (Rounded first, for 0.8 · 15 is a little more than 12 in floating point.)"""
@@ -97,8 +100,10 @@ class NoCandidateError(SteeringError):
     """No candidate keeps to all limits.
 
     Attributes:
-        misses: all candidates, the nearest misses first: those that fail fewest limits, then by how far they are off.
-        in_the_way: the one limit without which a candidate would pass (``"induce"``, ``"kl"`` or ``"layer"``), or None.
+        misses: all candidates, the nearest misses first: those that fail fewest limits, then, where induce is relative,
+            those that keep to it, then by how far they are off.
+        in_the_way: the one limit without which a candidate would pass (``"induce"``, ``"kl"`` or ``"layer"``), or None;
+            of several the nearest, where induce is relative KL.
         limits: what was asked for.
     """
 
@@ -127,9 +132,10 @@ class NoCandidateError(SteeringError):
             "layer": "Relax the limit on the layer.",
             None: "Give more examples, or examples that differ in the idea alone.",
         }[self.in_the_way]
+        where = f"position {score.position}" if score.position else "the mean of the response"  # RESPONSE is 0
         return (
-            f"None of {len(self.misses)} candidates keeps to all limits. The nearest, position {score.position} at "
-            f"layer {score.layer}, fails: {what}. {advice}"
+            f"None of {len(self.misses)} candidates keeps to all limits. The nearest, {where} at layer {score.layer}, "
+            f"fails: {what}. {advice}"
         )
 
 
@@ -172,7 +178,7 @@ def no_candidate(scores: Sequence[CandidateScore], n_layers: int, limits: Limits
     misses = [Miss(score, limits.failed(score, n_layers)) for score in scores]
     spread = {name: _spread([getattr(score, f"{name}_score") for score in scores]) for name in ("induce", "kl")}
 
-    def distance(miss: Miss) -> tuple[bool, int, float]:
+    def distance(miss: Miss) -> tuple[bool, int, bool, float]:
         # One that was never scored, for its layer is too late, is not near: nothing is known of it.
         score, off = miss.score, 0.0
         unknown = "undefined" in miss.failed or score.is_unknown
@@ -182,7 +188,7 @@ def no_candidate(scores: Sequence[CandidateScore], n_layers: int, limits: Limits
             off += ((score.kl_at_least if score.kl_score is None else score.kl_score) - limits.kl) / spread["kl"]
         if "layer" in miss.failed:
             off += score.layer / n_layers - limits.depth
-        return unknown, len(miss.failed), off
+        return unknown, len(miss.failed), limits.is_relative and "induce" in miss.failed, off
 
     misses.sort(key=distance)
     single = [miss.failed[0] for miss in misses if len(miss.failed) == 1 and not distance(miss)[0]]

@@ -101,6 +101,18 @@ def test_the_sentence_names_the_limit_and_the_number() -> None:
         select_candidate([CandidateScore(-1, 3, kl_at_least=0.2)], N_LAYERS)
 
 
+def test_where_induce_is_relative_kl_is_in_the_way_before_it() -> None:
+    """What fails a relative limit on induce turns nothing up, so it is no way out, however near it is."""
+    scores = [score(3, -5.0, induce=-0.01), score(4, -2.0, kl=0.4), score(5, -2.0, kl=0.3)]
+    with pytest.raises(NoCandidateError) as caught:
+        select_candidate(scores, N_LAYERS)
+    assert caught.value.in_the_way == "induce"
+    with pytest.raises(NoCandidateError) as caught:
+        select_candidate(scores, N_LAYERS, Limits(is_relative=True))
+    assert caught.value.in_the_way == "kl"
+    assert [miss.score.layer for miss in caught.value.misses] == [5, 4, 3]
+
+
 def test_no_single_limit_in_the_way() -> None:
     with pytest.raises(NoCandidateError, match="more examples") as caught:
         select_candidate([score(3, -2.0, induce=-1.0, kl=0.3)], N_LAYERS)

@@ -64,7 +64,8 @@ def find_best(engine: Engine, request: BestRequest, job: Job) -> None:
         finder, limits = kept.finder, request.limits or kept.finder.limits
         candidates = replace(finder.candidates, card=finder.candidates.card | _told(model, request, kept.separation))
         search = Search(request, finder.prepared, candidates, kept.separation, finder.scorer.unsteered, limits)
-        if (published := paper_choice(model.name)) is not None:
+        published = paper_choice(model.name) if finder.prepared.is_refusal else None
+        if published is not None:
             search.paper_words = published.words
         job.report(search)
         try:
