@@ -1,20 +1,16 @@
 """Read the residual stream: every layer at every chosen position, from one forward pass a batch.
 
-Three things keep this fast: what all prompts share (the template's beginning) runs once and lies in the key/value
-cache for every batch; prompts of similar length go together; and the pass ends where the last block would begin, for
-nothing after that is read.
-
-Padding is on the **right** here, unlike in generation. Attention is causal, so a token never sees what follows it:
-padding then needs no mask, keeps every position as it is (also across a sliding window), and a batch gives what
-single prompts give.
+A batch is one tree of prompts (`prompt_trees`): what prompts begin with alike, the template first of all, runs once,
+and nothing is padding. The pass ends where the last block would begin, for nothing after that is read. Each node sees
+just what it would see in its prompt alone, so a batch gives what single prompts give.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,13 +18,18 @@ from torch import Tensor, nn
 
 from steering.contrast import Example
 from steering.errors import ContrastSetError, OutOfMemoryError
+from steering.float32_linear import FastLinears
 from steering.progress import Progress, silent
+from steering.prompt_trees import PromptTree, SparseMask, first_tree
+from steering.tree_masks import attention_masks
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
 
 # The position of sets with responses: the mean over the response's tokens.
 RESPONSE = 0
+WHAT = "Reading examples"
+NODES_A_BATCH = 1_000  # attention grows with their square
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,16 +113,32 @@ class _Enough(Exception):
 
 
 class ResidualReader:
-    """Reads the same positions of many examples, batch by batch."""
+    """Reads the same positions of many examples, batch by batch.
 
-    def __init__(self, model: ChatModel, examples: Sequence[Example], batch_size: int) -> None:
+    Args:
+        batch_size: how many examples a batch has at most; it has fewer where they are long.
+        within: a context for each pass, such as one in which the model is steered.
+        last_layer: read no layer above this one, nor run what only they need; by default all are read.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        examples: Sequence[Example],
+        batch_size: int,
+        *,
+        within: Callable[[], AbstractContextManager[object]] = nullcontext,
+        last_layer: int | None = None,
+    ) -> None:
         self.model = model
         self.batch_size = batch_size
         self.with_responses = bool(examples) and examples[0].response is not None
         self.positions = [RESPONSE] if self.with_responses else list(range(-len(model.post_instruction_tokens), 0))
         self.notes: list[str] = []
+        self._within = within
+        self._n_layers = model.n_layers if last_layer is None else last_layer + 1
         self._sequences = [self._tokenise(example) for example in examples]
-        self._shared = _common_prefix(self._sequences)
+        self._linears = FastLinears(model.model)
 
     def _tokenise(self, example: Example) -> _Sequence:
         prompt = self.model.encode(list(example.messages))
@@ -146,102 +163,82 @@ class ResidualReader:
         Residuals are float32 ``[batch, n_positions, n_layers, d_model]`` on the CPU, norms float32
         ``[batch, n_positions, n_layers]``. Running out of memory halves the batch and goes on.
         """
-        order = sorted(range(len(self._sequences)), key=lambda i: len(self._sequences[i].ids))
-        size, start = self.batch_size, 0
-        prefix = None
-        progress("Reading examples", 0, len(order))
+        # What begins alike comes together, so that one tree holds it.
+        order = sorted(range(len(self._sequences)), key=lambda i: self._sequences[i].ids)
+        most, start = self.batch_size, 0
+        progress(WHAT, 0, len(order))
         while start < len(order):
-            indices = order[start : start + size]
+            count, tree = first_tree([self._sequences[i].ids for i in order[start : start + most]], NODES_A_BATCH)
+            indices = order[start : start + count]
+
+            def tick(part: float, start: int = start, count: int = count) -> None:
+                progress(WHAT, start + part * count, len(order))
+
             try:
-                if prefix is None:
-                    prefix = self._run_prefix()
-                read = self._run_batch([self._sequences[i] for i in indices], prefix)
+                read = self._run_batch([self._sequences[i] for i in indices], tree, tick)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if size == 1:
+                if count == 1:
                     raise OutOfMemoryError(
                         "There is not enough memory to read even one example. Shorten the examples or choose a smaller "
                         "model."
                     ) from error
-                size = max(1, size // 2)
-                self.notes.append(f"Memory ran out, so examples were read {size} at a time.")
+                most = count // 2
+                self.notes.append(f"Memory ran out, so examples were read {most} at a time.")
                 continue
             yield indices, *read
-            start += len(indices)
-            progress("Reading examples", start, len(order))
+            start += count
+            progress(WHAT, start, len(order))
 
-    def _run_prefix(self) -> Any:
-        """The key/value cache of what all examples begin with, or None if they share nothing."""
-        from transformers import DynamicCache
-
-        if self._shared == 0:
-            return None
-        cache = DynamicCache(config=self.model.config)
-        ids = torch.tensor([self._sequences[0].ids[: self._shared]], device=self.model.device)
-        with self.model.lock, torch.inference_mode():
-            self.model.model.base_model(input_ids=ids, cache=cache, use_cache=True)
-        return cache
-
-    def _run_batch(self, batch: list[_Sequence], prefix: Any) -> tuple[Tensor, Tensor]:
-        from transformers import DynamicCache
-
-        model, shared = self.model, self._shared
-        length = max(len(sequence.ids) for sequence in batch) - shared
-        ids = torch.full((len(batch), length), model.pad_token)
-        for row, sequence in enumerate(batch):
-            ids[row, : len(sequence.ids) - shared] = torch.tensor(sequence.ids[shared:])
-        if prefix is None:
-            cache = DynamicCache(config=model.config)
-        else:
-            cache = copy.deepcopy(prefix)
-            cache.batch_repeat_interleave(len(batch))
-        positions = _positions_read(batch, shared, self.with_responses)
+    def _run_batch(
+        self, batch: list[_Sequence], tree: PromptTree, tick: Callable[[float], None]
+    ) -> tuple[Tensor, Tensor]:
+        model = self.model
+        wanted = _weights_of_means(batch, tree) if self.with_responses else _nodes_read(batch, tree)
         layers: list[Tensor] = []
         norms: list[Tensor] = []
+        sparse = cache(SparseMask.over)  # one for all blocks that are given the same mask
 
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = (args[0] if args else kwargs["hidden_states"]).float()
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            tick(len(layers) / self._n_layers)
+            hidden = (args[0] if args else kwargs["hidden_states"])[0].float()
             if self.with_responses:
-                weights = positions.to(hidden)
-                layers.append((weights @ hidden).cpu())
-                norms.append((weights @ hidden.norm(dim=-1, keepdim=True))[..., 0].cpu())
+                weights = wanted.to(hidden)
+                layers.append((weights @ hidden).cpu()[:, None])
+                norms.append((weights @ hidden.norm(dim=-1, keepdim=True)).cpu())
             else:
-                index = positions.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
-                chosen = hidden.gather(1, index)
+                chosen = hidden[wanted.to(hidden.device)]
                 layers.append(chosen.cpu())
                 norms.append(chosen.norm(dim=-1).cpu())
-            if module is model.architecture.blocks[-1]:
+            if len(layers) == self._n_layers:
                 raise _Enough
+            mask = kwargs.get("attention_mask")
+            return (args, {**kwargs, "attention_mask": sparse(mask)}) if isinstance(mask, Tensor) else None
 
-        with model.lock, ExitStack() as stack, torch.inference_mode():
-            for block in model.architecture.blocks:
+        with self._within(), model.lock, ExitStack() as stack, torch.inference_mode():
+            for block in model.architecture.blocks[: self._n_layers]:
                 stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
-            with suppress(_Enough):
-                model.model.base_model(input_ids=ids.to(model.device), cache=cache, use_cache=True)
+            with self._linears.in_use(), suppress(_Enough):
+                model.model.base_model(
+                    input_ids=tree.ids[None].to(model.device),
+                    attention_mask=attention_masks(model, tree),
+                    position_ids=tree.depths[None].to(model.device),
+                    use_cache=False,
+                )
         return torch.stack(layers, dim=2), torch.stack(norms, dim=2)
 
 
-def _common_prefix(sequences: list[_Sequence]) -> int:
-    """How many first tokens all sequences share, none of which is read, and at least one of each left to run."""
-    if len(sequences) < 2:
-        return 0
-    shared = min(min(sequence.first, len(sequence.ids) - 1) for sequence in sequences)
-    lowest, highest = min(s.ids for s in sequences), max(s.ids for s in sequences)
-    for i in range(shared):
-        if lowest[i] != highest[i]:
-            return i
-    return shared
+def _nodes_read(batch: list[_Sequence], tree: PromptTree) -> Tensor:
+    """The nodes to read of each example, int64 ``[batch, n_positions]``."""
+    return torch.tensor([path[one.first : one.end] for one, path in zip(batch, tree.paths, strict=True)])
 
 
-def _positions_read(batch: list[_Sequence], shared: int, with_responses: bool) -> Tensor:
-    """Indices to gather, ``[batch, n_positions]``; with responses, weights of a mean, ``[batch, 1, length]``."""
-    if not with_responses:
-        return torch.tensor([list(range(s.first - shared, s.end - shared)) for s in batch])
-    length = max(len(sequence.ids) for sequence in batch) - shared
-    weights = torch.zeros(len(batch), 1, length)
-    for row, sequence in enumerate(batch):
-        weights[row, 0, sequence.first - shared : sequence.end - shared] = 1 / (sequence.end - sequence.first)
+def _weights_of_means(batch: list[_Sequence], tree: PromptTree) -> Tensor:
+    """Weights of the mean over each example's response, float32 ``[batch, n_nodes]``."""
+    weights = torch.zeros(len(batch), len(tree))
+    for row, (one, path) in enumerate(zip(batch, tree.paths, strict=True)):
+        weights[row, path[one.first : one.end]] = 1 / (one.end - one.first)
     return weights
 
 

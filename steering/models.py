@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from steering import template
 from steering.architectures import Architecture, find_architecture
 from steering.errors import ModelError
 from steering.model_files import load_tokenizer, load_weights, pack_weights, read_config, revision_of
+from steering.pass_lock import PassLock
 from steering.placement import Quantization, chosen_device, chosen_dtype, device_map, weight_bytes
 from steering.progress import Progress, silent
 from steering.weights import BUNDLED_LABEL, PACKED_FILE, model_folder
@@ -48,7 +48,7 @@ class ChatModel:
     quantization: Quantization | None = None
     thinking: bool = False
     # Only one forward pass may carry hooks at a time; whoever steers holds this lock for the length of one step.
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    lock: PassLock = field(default_factory=PassLock, repr=False)
 
     def __post_init__(self) -> None:
         self.architecture: Architecture = find_architecture(self.model, self.config.model_type)

@@ -185,3 +185,17 @@ def prompt_trees(items: Sequence[Sequence[Sequence[int]]], most_nodes: int) -> l
     if indices:
         packed.append((indices, trie.tree()))
     return packed
+
+
+def first_tree(sequences: Sequence[Sequence[int]], most_nodes: int) -> tuple[int, PromptTree]:
+    """Pack as many of the first ``sequences`` as ``most_nodes`` nodes hold, but at least one.
+
+    Returns:
+        How many they are, and their tree.
+    """
+    trie = _Trie()
+    for n, sequence in enumerate(sequences):
+        trie.add([sequence])
+        if n and len(trie.ids) > most_nodes:
+            return n, trie.tree(n)
+    return len(sequences), trie.tree()

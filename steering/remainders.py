@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from steering.activations import ResidualReader, _Enough, _Sequence
-from steering.contrast import ContrastSet, Example
+from steering.activations import ResidualReader
+from steering.contrast import ContrastSet
 from steering.errors import DirectionError
 from steering.figures import RESAMPLES, Figure
 from steering.interventions import Steering, Variant
@@ -101,8 +100,13 @@ class Place:
         """The difference in means with ``basis``, ``[k, d_model]``, ablated everywhere; it is orthogonal to it."""
         ablated = replace(self._direction, ablation_basis=basis, neutral=None)
         stream = torch.empty_like(self._stream)
-        for indices, layers in self._read(_AblatedReader(self._model, self._examples, self._batch_size, ablated)):
-            stream[indices] = layers[:, self._direction.layer]
+        steering = Steering(self._model, [Variant.ablated(ablated)])  # a batch of examples is one row, a tree
+        layer = self._direction.layer
+        reader = ResidualReader(
+            self._model, self._examples, self._batch_size, within=steering.applied, last_layer=layer
+        )
+        for indices, layers in self._read(reader):
+            stream[indices] = layers[:, layer]
         return self._difference(stream, basis.double())
 
     def example_differences(self) -> Tensor:
@@ -180,28 +184,6 @@ class _Sample:
         positive, negative = self.sides(rows)
         positive, negative, n = positive / len(positive), negative / -len(negative), self.n_pairs
         return torch.cat([positive[:n] + negative[:n], positive[n:], negative[n:]])
-
-
-class _AblatedReader(ResidualReader):
-    """Reads the layers up to the direction's, where its basis is ablated everywhere; no later block is run."""
-
-    def __init__(self, model: ChatModel, examples: Sequence[Example], batch_size: int, ablated: Direction) -> None:
-        super().__init__(model, examples, batch_size)
-        self._variant = Variant.ablated(ablated)
-        self._beyond = model.architecture.blocks[ablated.layer + 1 : ablated.layer + 2]
-
-    def _run_prefix(self) -> Any:
-        with Steering(self.model, [self._variant]).applied():
-            return super()._run_prefix()
-
-    def _run_batch(self, batch: list[_Sequence], prefix: Any) -> tuple[Tensor, Tensor]:
-        def end(module: nn.Module, args: tuple[Any, ...]) -> None:
-            raise _Enough
-
-        with Steering(self.model, [self._variant] * len(batch)).applied(), ExitStack() as stack:
-            for block in self._beyond:
-                stack.callback(block.register_forward_pre_hook(end).remove)
-            return super()._run_batch(batch, prefix)
 
 
 def length_without_chance(parts: Tensor, strata: Sequence[int], seed: int) -> Figure:

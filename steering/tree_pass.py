@@ -20,6 +20,7 @@ from steering.errors import ModelError
 from steering.float32_linear import FastLinears
 from steering.interventions import Steering, Variant
 from steering.prompt_trees import SparseMask
+from steering.tree_masks import attention_masks
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
@@ -121,7 +122,7 @@ class TreePass:
             with self._linears.in_use():
                 output = model.model(
                     input_ids=tree.ids[None].to(model.device),
-                    attention_mask=_masks(model, tree),
+                    attention_mask=attention_masks(model, tree),
                     position_ids=tree.depths[None].to(model.device),
                     use_cache=False,
                     logits_to_keep=self._read.to(model.device),
@@ -136,17 +137,3 @@ class TreePass:
                 "another model."
             )
         return logits
-
-
-def _masks(model: ChatModel, tree: PromptTree) -> Any:
-    """The tree's attention mask as the model takes it, one a kind of layer where it has several."""
-    config = model.config
-    kinds = set(getattr(config, "layer_types", None) or [])
-    window = getattr(config, "sliding_window", None)
-    whole = tree.mask(model.dtype).to(model.device)
-    if window is None or tree.longest <= window:
-        return whole if len(kinds) < 2 else dict.fromkeys(kinds, whole)
-    sliding = tree.mask(model.dtype, window).to(model.device)
-    if len(kinds) > 1:
-        return {kind: whole if kind == "full_attention" else sliding for kind in kinds}
-    return whole if kinds == {"full_attention"} else sliding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import oracle
@@ -155,14 +156,14 @@ class TestMemory:
     """Memory runs out for real as far as the library can tell: a module raises torch's own error above some size."""
 
     @staticmethod
-    def allow(chat: ChatModel, rows: int, error: BaseException | None = None) -> tuple[Callable[[], None], list[int]]:
-        """Let block 1 fail for more than ``rows`` rows; also gives the sizes that were tried."""
+    def fail(chat: ChatModel, times: float, error: BaseException | None = None) -> tuple[Callable[[], None], list[int]]:
+        """Let block 1 fail ``times`` times; also gives how many tokens each pass had."""
         tried: list[int] = []
 
         def check(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            tried.append(hidden.shape[0])
-            if hidden.shape[0] > rows:
+            tried.append(hidden.shape[1])
+            if len(tried) <= times:
                 raise error or RuntimeError(OUT_OF_MEMORY)
 
         handle = oracle.parts(chat.model).blocks[1].register_forward_pre_hook(check, with_kwargs=True)
@@ -172,7 +173,7 @@ class TestMemory:
     def test_the_batch_is_halved_and_all_is_read(self, error: BaseException | None, tiny: Tiny) -> None:
         chat = tiny("llama3")
         expected = class_means(chat, [PROMPTS, MORE_PROMPTS], batch_size=2)
-        restore, tried = self.allow(chat, 2, error)
+        restore, tried = self.fail(chat, 2, error)
         reports: list[tuple[float, float]] = []
         try:
             found = class_means(
@@ -185,7 +186,8 @@ class TestMemory:
             restore()
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one.sums, other.sums, atol=1e-4, rtol=1e-5)
-        assert tried == [1, 8, 4, 2, 2, 2, 2, 2]  # the shared beginning, then two tries in vain
+        assert tried[0] > tried[1] > tried[2]
+        assert len(tried) == 2 + 10 / 2  # two tries in vain
         assert list(found[0].notes) == [
             "Memory ran out, so examples were read 4 at a time.",
             "Memory ran out, so examples were read 2 at a time.",
@@ -195,7 +197,7 @@ class TestMemory:
 
     def test_not_even_one_fits(self, tiny: Tiny) -> None:
         chat = tiny("llama3")
-        restore, tried = self.allow(chat, 0)
+        restore, tried = self.fail(chat, math.inf)
         try:
             with pytest.raises(OutOfMemoryError, match="not enough memory to read even one example"):
                 residuals(chat, PROMPTS, batch_size=4)
@@ -206,7 +208,7 @@ class TestMemory:
 
     def test_other_errors_are_not_taken_for_it(self, tiny: Tiny) -> None:
         chat = tiny("llama3")
-        restore, _ = self.allow(chat, 2, RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+        restore, _ = self.fail(chat, 1, RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
         try:
             with pytest.raises(RuntimeError, match="size of tensor"):
                 residuals(chat, PROMPTS, batch_size=4)
@@ -223,34 +225,61 @@ class TestMemory:
         assert not is_out_of_memory(RuntimeError("shapes"))
 
 
-def test_cancel_works_within_one_batch(tiny: Tiny) -> None:
+@pytest.mark.parametrize("cancel_at", range(9))
+def test_cancel_works_at_every_report(cancel_at: int, tiny: Tiny) -> None:
+    """Also in the middle of a pass, which ends there."""
     chat = tiny("llama3")
-    passes: list[int] = []
-    handle = oracle.parts(chat.model).blocks[0].register_forward_hook(lambda *_: passes.append(1))
-    for cancel_at in (0, 1, 2):
-        seen: list[float] = []
+    seen: list[float] = []
 
-        def progress(what: str, done: float, total: float, seen: list = seen, cancel_at: int = cancel_at) -> None:
-            seen.append(done)
-            if len(seen) > cancel_at:
-                raise Cancelled("Stopped.")
+    def progress(what: str, done: float, total: float) -> None:
+        seen.append(done)
+        if len(seen) > cancel_at:
+            raise Cancelled("Stopped.")
 
-        passes.clear()
-        try:
-            with pytest.raises(Cancelled):
-                class_means(chat, [PROMPTS, MORE_PROMPTS], batch_size=2, progress=progress)
-        finally:
-            if cancel_at == 2:
-                handle.remove()
-        assert seen == [0, 2, 4][: cancel_at + 1]
-        assert len(passes) == (cancel_at + 1 if cancel_at else 0)  # and the pass of the shared beginning
+    with pytest.raises(Cancelled):
+        class_means(chat, [PROMPTS, MORE_PROMPTS], batch_size=2, progress=progress)
+    assert len(seen) == cancel_at + 1
     assert oracle.count_hooks(chat.model) == 0
+    assert not chat.lock.is_held
 
 
-def test_progress_comes_with_every_batch(tiny: Tiny) -> None:
+def test_progress_comes_before_every_block_and_after_every_batch(tiny: Tiny) -> None:
+    chat = tiny("llama3")
     reports: list[tuple[str, float, float]] = []
-    residuals(tiny("llama3"), PROMPTS, batch_size=3, progress=lambda *report: reports.append(report))
-    assert reports == [("Reading examples", done, 7) for done in (0, 3, 6, 7)]
+    held: list[bool] = []
+
+    def progress(what: str, done: float, total: float) -> None:
+        reports.append((what, done, total))
+        held.append(chat.lock.is_held)
+
+    residuals(chat, PROMPTS, batch_size=3, progress=progress)
+    n = chat.n_layers
+    expected = [0.0]
+    for start, end in ((0, 3), (3, 6), (6, 7)):
+        expected += [start + (end - start) * layer / n for layer in range(n)] + [end]
+    assert [done for _, done, _ in reports] == pytest.approx(expected)
+    assert {(what, total) for what, _, total in reports} == {("Reading examples", 7)}
+    assert held == [False, *([True] * n + [False]) * 3]  # whoever is told in the middle of a pass can know it
+
+
+def test_examples_that_begin_alike_come_together_and_long_ones_alone(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However they are packed, and however little fits, what is read is the same."""
+    chat = tiny("llama3")
+    expected = residuals(chat, RESPONSES)
+    passes: list[int] = []
+    handle = (
+        oracle.parts(chat.model).blocks[0].register_forward_pre_hook(lambda _, args: passes.append(args[0].shape[1]))
+    )
+    try:
+        for most in (1, 40, 90):
+            monkeypatch.setattr("steering.activations.NODES_A_BATCH", most)
+            passes.clear()
+            torch.testing.assert_close(residuals(chat, RESPONSES), expected, atol=5e-5, rtol=5e-5)
+            assert len(passes) == (len(RESPONSES) if most == 1 else len(passes)) <= len(RESPONSES)
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma2-narrow", "gpt-neox"])

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from steering.activations import RESPONSE
 from steering.contrast import ContrastSet
 from steering.directions import Direction, difference_in_means
 from steering.interventions import Ablation, AffineAblation, Capping, Dial
+from steering.models import ChatModel
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.ideas import note_on
@@ -19,6 +21,7 @@ from steering.ui.layout import SETTINGS
 from steering.ui.methods import removed, taken_out, turned_up
 from steering.ui.scope import parse
 from steering.ui.session import OWN, Session, Sessions
+from steering.ui.worker import Job
 
 SHORT = SETTINGS | {"max_new_tokens": 8}
 
@@ -310,3 +313,22 @@ def test_settings_out_of_range_are_refused_or_bounded(chat: Chat, session: Sessi
     state = [content for kind, content in parse(session.log) if kind == "S"][-1]
     assert state["state"] == "error"
     assert "temperature" in state["message"]
+
+
+def test_others_go_between_two_passes_and_never_within_one(tiny: Callable[[str], ChatModel]) -> None:
+    """Within a pass the hooks of the long work are on the model, and a reply would be written through them."""
+
+    class Waiting:
+        someone_waits = True
+        went = 0
+
+        def let_others_go(self) -> None:
+            self.went += 1
+
+    engine, job = Engine(ModelOptions()), Waiting()
+    engine.model = tiny("llama3")
+    with engine.model.lock:
+        engine.let_others_go(cast(Job, job))
+    assert job.went == 0
+    engine.let_others_go(cast(Job, job))
+    assert job.went == 1

@@ -19,6 +19,7 @@ LAYERS = (
         "errors",
         "figures",
         "paper_choices",
+        "pass_lock",
         "progress",
         "style_markers",
         "version",
@@ -36,7 +37,7 @@ LAYERS = (
     ),
     ("float32_linear", "machine"),
     ("catalogue", "model_files", "models", "placement"),
-    ("activations", "contrast"),
+    ("activations", "contrast", "tree_masks"),
     (
         "direction",
         "direction_files",

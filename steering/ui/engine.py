@@ -154,11 +154,14 @@ class Engine:
             yield
 
     def let_others_go(self, job: Job) -> None:
-        """Between two steps of long work: write the replies that visitors wait for, then go on."""
-        if job.someone_waits:
+        """Between two steps of long work: write the replies that visitors wait for, then go on.
+
+        In the middle of a forward pass nothing is done: hooks of the long work are on the model.
+        """
+        model = self.ready_model()
+        if job.someone_waits and not model.lock.is_held:
             from steering.machine import preferred_threads
 
-            model = self.ready_model()
             thinking = model.thinking
             with self._threads(threads_beside_page(preferred_threads())):
                 job.let_others_go()
