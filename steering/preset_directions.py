@@ -121,7 +121,7 @@ def _kept(model: ChatModel, name: str, data_sha256: str) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     """Make every preset's direction for the bundled model, with its range and its trust card, into the presets' folder.
 
-    Everything is computed in float32 but the ranges, which are measured as replies are written by default.
+    In bfloat16, as “Find the best” does it on the page by default, so that both find the same.
     """
     import torch
 
@@ -131,15 +131,14 @@ def main(arguments: list[str] | None = None) -> None:
     from steering.trust import trust
 
     names = (sys.argv[1:] if arguments is None else arguments) or preset_names()
-    exact = load_model("bundled", device="cpu", dtype=torch.float32)
-    as_chatting = load_model("bundled", device="cpu", dtype=torch.bfloat16)
+    model = load_model("bundled", device="cpu", dtype=torch.bfloat16)
     SHIPPED.mkdir(exist_ok=True)
     for name in names:
-        selected = select_preset_direction(exact, ContrastSet.load(name))
+        selected = select_preset_direction(model, ContrastSet.load(name))
         finder, direction = selected.finder, selected.direction
-        card = trust(exact, finder.prepared, direction, candidates=finder.candidates, scorer=finder.scorer, seed=SEED)
+        card = trust(model, finder.prepared, direction, candidates=finder.candidates, scorer=finder.scorer, seed=SEED)
         direction = replace(direction, card=direction.card | {"trust": card.as_card()})
-        direction = calibrated(as_chatting, direction)
+        direction = calibrated(model, direction)
         direction.save(SHIPPED / f"{name}.safetensors")
         strength = direction.card["strength"]
         print(f"{name}: position {direction.position}, layer {direction.layer}, {direction.card['scores']}", flush=True)
