@@ -11,9 +11,10 @@ from steering.ui import make_card, make_markup
 from steering.ui.best_handlers import BestHandlers
 from steering.ui.engine import Engine
 from steering.ui.layout import Components
-from steering.ui.make_handlers import LONGEST_NAME, SAMPLE, MakeHandlers
+from steering.ui.make_handlers import SAMPLE, MakeHandlers
 from steering.ui.make_work import LIMITS
 from steering.ui.session import Sessions
+from steering.ui.workbench import LONGEST_NAME
 
 VISITORS_AT_ONCE = 32
 

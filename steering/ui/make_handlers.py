@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from steering.errors import Cancelled, SteeringError
 from steering.ui import make_card, make_markup, make_words
-from steering.ui.engine import Engine
 from steering.ui.ideas import fits_model
-from steering.ui.make_results import Updates, result, unchanged
+from steering.ui.make_results import Updates, unchanged
 from steering.ui.make_words import GONE
 from steering.ui.make_work import (
     Checked,
@@ -29,8 +24,9 @@ from steering.ui.make_work import (
     read_set,
     token_counter,
 )
-from steering.ui.scope import ASSETS, queued_message
-from steering.ui.session import SESSIONS_KEPT, Session, Sessions
+from steering.ui.scope import ASSETS
+from steering.ui.session import Session
+from steering.ui.workbench import UNFORESEEN, Workbench
 from steering.ui.worker import Job, Work
 
 if TYPE_CHECKING:
@@ -41,31 +37,12 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = ASSETS / "samples" / "questions-about-the-sea.csv"
 SAMPLE_NAME = "The sea"
-LONGEST_NAME = 80
 UPDATE_EVERY = 0.2  # seconds
-UNFORESEEN = "Something went wrong inside the program; its log says what. Your texts are still here: try again."
 NO_TEXTS = "Give two lists of texts first, or use the sample."
 
 
-@dataclass
-class Bench:
-    """What one visitor's tab needs beside the session: the set as checked, the running work, files to download."""
-
-    checked: Checked | None = None
-    default_name: str = ""
-    job: Job | None = None
-    folder: tempfile.TemporaryDirectory[str] = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="direction-")
-    )
-
-
-class MakeHandlers:
+class MakeHandlers(Workbench):
     """What the tab's controls do; every function finds its visitor's session by the request."""
-
-    def __init__(self, engine: Engine, sessions: Sessions) -> None:
-        self.engine = engine
-        self.sessions = sessions
-        self._benches: OrderedDict[str, Bench] = OrderedDict()
 
     # ------------------------------------------------------------------ the texts
 
@@ -137,47 +114,6 @@ class MakeHandlers:
         done = make_markup.done_html("Found.", "Its card says how well it tells texts apart.")
         yield from self.running(session, work, follow, lambda: done)
 
-    def running(
-        self,
-        session: Session,
-        work: Callable[[], tuple[str, Work]],
-        follow: Callable[[Job, str], Iterator[Updates]],
-        outcome: Callable[[], str],
-    ) -> Iterator[Updates]:
-        """Hand work to the model's thread and show how it goes.
-
-        Args:
-            work: gives the direction's name and the work; what it raises becomes a sentence.
-            follow: shows the job's reports, taking what they bring.
-            outcome: the line below the bar once it has ended well.
-        """
-        bench = self._bench(session)
-        if bench.job is not None:
-            yield [*self._bar("Still working.", None), *self.result(session)]
-            return
-        try:
-            name, job_work = work()
-            bench.job = job = self.engine.worker.submit(job_work)
-            yield from follow(job, name)
-            if job.stopped and not job.started.is_set():
-                raise Cancelled
-            ended = outcome()
-        except Cancelled:
-            has_found = session.making.direction is not None or session.making.search is not None
-            stays = "What was found so far stays." if has_found else "Your texts are still here."
-            ended = make_markup.done_html("Cancelled.", stays)
-        except SteeringError as error:
-            ended = make_markup.problem_html(str(error))
-        except Exception:
-            logger.exception("Finding a direction failed")
-            ended = make_markup.problem_html(UNFORESEEN)
-        finally:
-            if bench.job is not None and not bench.job.ended.is_set():
-                bench.job.stop()  # also when the page was closed in the middle
-            bench.job = None
-        shown, hidden = gr.update(visible=True), gr.update(visible=False)
-        yield [ended, shown, shown, hidden, *self.result(session)]
-
     def _follow(self, job: Job) -> Iterator[Updates | Found]:
         """What to show while texts are read, at the end what was found; ends without it when given up in line."""
         start: float | None = None
@@ -201,26 +137,6 @@ class MakeHandlers:
             words = f"Reading text {min(int(done) + 1, int(total))} of {int(total)}"
             yield self.bar(job, words, done / total, left)
 
-    def bar(self, job: Job, words: str, part: float, more: str) -> Updates:
-        """The bar of a job, with the buttons beside it; while it waits in line or is being ended, that is said."""
-        if job.stopped:
-            return self._bar("Cancelling…", part, can_cancel=False)
-        if job.started.is_set():
-            return self._bar(words, part, more)
-        people = self.engine.worker.before(job)
-        return self._bar(
-            queued_message(people, self.engine.worker.seconds_before(job)) if people else "Starting…", None
-        )
-
-    def _bar(self, words: str, part: float | None, more: str = "", can_cancel: bool = True) -> Updates:
-        hidden = gr.update(visible=False)
-        html = make_markup.progress_html(part, words, more)
-        return [html, hidden, hidden, gr.update(visible=True, interactive=can_cancel)]
-
-    def name_of(self, session: Session, name: str) -> str:
-        """The name to give a direction: what was typed, or what the file suggests."""
-        return name.strip()[:LONGEST_NAME] or self._bench(session).default_name or "My idea"
-
     def _take(self, session: Session, found: Found, name: str) -> None:
         position, layer = found.suggested
         making = session.making
@@ -233,11 +149,6 @@ class MakeHandlers:
         ids = model.post_instruction_tokens
         tokens = {place - len(ids): model.tokenizer.decode([token]) for place, token in enumerate(ids)}
         return make_card.computing_card(name, list(tokens), tokens, model.n_layers)
-
-    def cancel(self, request: gr.Request) -> None:
-        job = self._bench(self.sessions.of(request)).job
-        if job is not None:
-            job.stop()
 
     # ------------------------------------------------------------------ choosing
 
@@ -314,18 +225,3 @@ class MakeHandlers:
         direction, model = self.sessions.of(request).making.direction, self.engine.model
         usable = direction is not None and model is not None and fits_model(direction, model.name, model.revision)
         return make_markup.problem_html("" if usable else GONE)
-
-    # ------------------------------------------------------------------ what is shown
-
-    def result(self, session: Session, problem: str = "") -> Updates:
-        """What `make_results.result` says of this visitor's tab."""
-        bench = self._bench(session)
-        return result(session.making, Path(bench.folder.name), problem, measuring=bench.job is not None)
-
-    def _bench(self, session: Session) -> Bench:
-        bench = self._benches.pop(session.key, None) or Bench()
-        self._benches[session.key] = bench
-        while len(self._benches) > SESSIONS_KEPT:
-            _, oldest = self._benches.popitem(last=False)
-            oldest.folder.cleanup()
-        return bench
