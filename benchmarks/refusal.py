@@ -35,7 +35,6 @@ from steering.interventions import Intervention, Steering
 from steering.metrics import kl_divergence
 from steering.models import ChatModel
 from steering.refusals import refusal_rate
-from steering.selection import NoCandidateError
 from steering.trust_controls import random_controls
 
 REQUESTS = Path(__file__).resolve().parent / "data" / "held_out_requests.jsonl"
@@ -76,18 +75,6 @@ def same(name: str, n: int, *interventions: Intervention) -> Condition:
 
 def each(name: str, directions: Sequence[Direction], act: Callable[[Direction], Intervention]) -> Condition:
     return Condition(name, [Variant(name, (act(direction),)) for direction in directions])
-
-
-def selected(finder: Finder) -> Selection:
-    """The selection under the paper's limits, or with the one in the way relaxed, which is said."""
-    try:
-        return finder.find()
-    except NoCandidateError as error:
-        limits = finder.relaxed(error)
-        if limits is None:
-            raise
-        print(f"\n{error} Relaxed: {limits.relaxed}")
-        return finder.find(limits)
 
 
 def refusal_rates(
@@ -136,10 +123,11 @@ def print_table(head: str, figures: dict[str, Figure], form: str = ".0%") -> Non
 
 def print_selection(found: Selection, direction: Direction, plateau: float | None) -> None:
     score, unsteered, strength = found.score, found.unsteered, direction.card["strength"]
+    notes = " ".join([*found.prepared.notes, found.limits.relaxed])
     print(
         f"\nSelected: position {score.position}, layer {score.layer} of {found.candidates.n_layers}; bypass "
         f"{score.bypass_score:.2f} (unsteered {float(unsteered.positive.mean()):.2f}), induce {score.induce_score:.2f} "
-        f"(unsteered {float(unsteered.negative.mean()):.2f}), KL {score.kl_score:.3f}. {' '.join(found.prepared.notes)}"
+        f"(unsteered {float(unsteered.negative.mean()):.2f}), KL {score.kl_score:.3f}. {notes}"
         f"\nCalibrated: c = {strength['start']:g} to start with, {strength['end']:g} at most; the metric's plateau "
         f"begins at c = {'none' if plateau is None else f'{plateau:g}'}."
     )
@@ -217,7 +205,7 @@ def main() -> None:
     with watch.phase("difference in means"):
         finder = Finder(model, prepared, store=scores_folder() if arguments.keep_scores else None)
     with watch.phase("select"):
-        found = selected(finder)
+        found = finder.find_relaxed()
     with watch.phase("calibrate"):
         direction = calibrated(model, found.direction)
         plateau = metric_plateau(finder.scorer, direction, direction.card["strength"]["coefficients"])["plateau"]

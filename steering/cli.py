@@ -17,7 +17,7 @@ from steering.errors import SteeringError
 
 if TYPE_CHECKING:
     from steering.directions import Direction
-    from steering.finding import Finder, Prepared, Selection
+    from steering.finding import Prepared
     from steering.models import ChatModel
     from steering.progress import Progress
 
@@ -150,7 +150,8 @@ def _select(options: argparse.Namespace) -> dict[str, Any]:
     _tell_notes(prepared)
     with _bar(options) as progress:
         finder = Finder(model, prepared, store=None if options.fresh else scores_folder(), progress=progress)
-        found = _found(finder, options, progress)
+        find = finder.find_relaxed if options.relax else finder.find
+        found = find(name=options.name, progress=progress)
         direction = found.direction
         if not options.no_calibration:
             direction = calibrated(model, direction, progress=progress)
@@ -168,20 +169,6 @@ def _select(options: argparse.Namespace) -> dict[str, Any]:
         "relaxed": found.limits.relaxed,
         "file": str(file),
     }
-
-
-def _found(finder: Finder, options: argparse.Namespace, progress: Progress) -> Selection:
-    """The selection; with ``--relax`` under one relaxed limit where nothing passes."""
-    from steering.selection import NoCandidateError
-
-    try:
-        return finder.find(name=options.name, progress=progress)
-    except NoCandidateError as error:
-        limits = finder.relaxed(error) if options.relax else None
-        if limits is None:
-            raise
-        print(limits.relaxed, file=sys.stderr)
-        return finder.find(limits, name=options.name, progress=progress)
 
 
 def _calibrate(options: argparse.Namespace) -> dict[str, Any]:

@@ -99,6 +99,24 @@ class Finder:
             prepared=self.prepared,
         )
 
+    def find_relaxed(self, *, name: str | None = None, progress: Progress = silent) -> Selection:
+        """:meth:`find`, and where nothing passes, again with the limit in the way relaxed, until something does.
+
+        What was relaxed is said in ``limits.relaxed`` and stands on the direction's card.
+
+        Raises:
+            NoCandidateError: if no single limit is in the way.
+        """
+        limits = self.limits
+        while True:
+            try:
+                return self.find(limits, name=name, progress=progress)
+            except NoCandidateError as error:
+                relaxed_limits = self.relaxed(error)
+                if relaxed_limits is None:
+                    raise
+                limits = relaxed_limits
+
     def _selected(self, limits: Limits, progress: Progress) -> CandidateScore:
         """The winner. If there is none, the nearest misses are scored to the end, for what they fail is to be known.
 

@@ -17,7 +17,6 @@ from steering.errors import ContrastSetError, DirectionError
 from steering.finding import Finder, scores_folder
 from steering.preparation import first_tokens, is_refusal_set, prepare, shows_idea
 from steering.progress import Progress, silent
-from steering.selection import Limits, NoCandidateError
 from steering.separation import separation
 from steering.weights import cache_folder
 
@@ -82,15 +81,7 @@ def select_preset_direction(model: ChatModel, data: ContrastSet, progress: Progr
         prepared = prepare(model, data, filtered=False, seed=SEED)
         prepared = replace(prepared, notes=(*prepared.notes, f"The filter was off. {error}"))
     finder = Finder(model, prepared, store=scores_folder(), progress=progress)
-    limits: Limits | None = None
-    while True:
-        try:
-            found = finder.find(limits, name=data.card["title"], progress=progress)
-            break
-        except NoCandidateError as error:
-            limits = finder.relaxed(error)
-            if limits is None:
-                raise
+    found = finder.find_relaxed(name=data.card["title"], progress=progress)
     measured = separation(model, finder.candidates, prepared.validation, progress=progress)
     card = found.direction.card | measured.as_card(found.score.position, found.score.layer)
     _, held_out = data.split(seed=SEED)
