@@ -3,7 +3,7 @@
     python -m benchmarks.subspace [--model bundled] [--preset sounds-like-ai] [--k 8] [--seed 0] [--out FILE]
 
 The directions are differences in means, each in the model with those before it ablated; beside them stand the principal
-components of the examples' differences. All are read where the preset's own direction is, in float32. “Left” is the
+components of the examples' differences. All are read where the preset's own direction is, in bfloat16. “Left” is the
 length of the difference in means that remains, as a part of ‖r‖: on the training part, of which ablation takes out what
 is peculiar to it as well, and on the validation part, without what chance adds to the length of so few examples'
 difference. Bypass and KL are of the validation part. Intervals are of 95 %, by bootstrap over examples.
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file for the direction at the default k")
     arguments = parser.parse_args()
     print_machine()
-    model = load_model(arguments.model, dtype=torch.float32)
+    model = load_model(arguments.model, dtype=torch.bfloat16)
     prepared = prepare(model, ContrastSet.load(arguments.preset), seed=arguments.seed)
     direction = direction_at_the_presets_place(model, prepared, arguments.preset)
     scorer = scorer_for(model, prepared.validation, prepared.tokens)
