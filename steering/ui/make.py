@@ -94,7 +94,7 @@ def _give() -> dict[str, Any]:
         negative = gr.File(label="Does not show it", elem_id="upload-negative", elem_classes="drop", interactive=True)
     with gr.Row(elem_classes="drop-foot"):
         sample = gr.Button(
-            "Use the sample: questions about the sea", size="sm", elem_id="use-sample", elem_classes="try-button"
+            "Use the sample: answers like Shakespeare’s", size="sm", elem_id="use-sample", elem_classes="try-button"
         )
         hint = (
             f'<p class="hint">txt, csv or jsonl, up to {LIMITS.bytes // 10**6} MB: {LIMITS.rows:,} texts, '

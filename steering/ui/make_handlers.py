@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = ASSETS / "samples" / "questions-about-the-sea.csv"
-SAMPLE_NAME = "The sea"
+SAMPLE = ASSETS / "samples" / "like-shakespeare.jsonl"
+SAMPLE_NAME = "Like Shakespeare"
 UPDATE_EVERY = 0.2  # seconds
 NO_TEXTS = "Give two lists of texts first, or use the sample."
 

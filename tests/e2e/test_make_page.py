@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from steering.directions import Direction
 
+QUESTIONS = Path(__file__).resolve().parents[1] / "data" / "questions-about-the-sea.csv"
 EVIL = "<img src=x onerror='window.taken = 1'>"
 
 
@@ -22,6 +23,12 @@ def open_tab(page: Page) -> None:
 
 def use_sample(page: Page) -> None:
     page.locator("#use-sample").click()
+    expect(page.locator("#make-check .figures")).to_contain_text("32 + 8")
+
+
+def give_questions(page: Page) -> None:
+    """A set of prompts, which is read at several positions."""
+    page.locator("#upload input[type=file]").set_input_files(QUESTIONS)
     expect(page.locator("#make-check .figures")).to_contain_text("32 + 8")
 
 
@@ -58,36 +65,36 @@ def test_from_the_sample_to_the_chat_and_back_from_the_file(tab: Page, tmp_path:
     page = tab
     use_sample(page)
     expect(page.locator("#make-check .pairs tbody tr")).to_have_count(3)
-    expect(page.get_by_label("Name it")).to_have_value("The sea")
+    expect(page.get_by_label("Name it")).to_have_value("Like Shakespeare")
     find(page)
     card = page.locator("#quality-card")
-    expect(card.locator("h2")).to_have_text("The sea")
+    expect(card.locator("h2")).to_have_text("Like Shakespeare")
     expect(card).to_contain_text("from 80 texts · SmolLM2-135M-Instruct · seed 0")
     expect(card.locator(".key-figures")).to_contain_text("of 16")
     suggested = place(chosen(page))
 
     with page.expect_download() as download:
         page.locator("#download-direction").click()
-    assert download.value.suggested_filename == "the-sea.safetensors"
-    download.value.save_as(tmp_path / "the-sea.safetensors")
-    direction = Direction.load(tmp_path / "the-sea.safetensors")
+    assert download.value.suggested_filename == "like-shakespeare.safetensors"
+    download.value.save_as(tmp_path / "like-shakespeare.safetensors")
+    direction = Direction.load(tmp_path / "like-shakespeare.safetensors")
     assert (direction.position, direction.layer) == suggested
     with page.expect_download() as download:
         page.locator("#download-card").click()
-    download.value.save_as(tmp_path / "the-sea.json")
-    assert json.loads((tmp_path / "the-sea.json").read_text())["auroc"] == direction.card["auroc"]
+    download.value.save_as(tmp_path / "like-shakespeare.json")
+    assert json.loads((tmp_path / "like-shakespeare.json").read_text())["auroc"] == direction.card["auroc"]
 
-    page.locator("#upload-direction input[type=file]").set_input_files(tmp_path / "the-sea.safetensors")
+    page.locator("#upload-direction input[type=file]").set_input_files(tmp_path / "like-shakespeare.safetensors")
     expect(card).to_contain_text("from its own card")
     expect(card).to_contain_text(f"Layer {direction.layer} of 30")
     page.locator("#use-direction").click()
     expect(page.locator("#pane-added .pane-name")).to_have_text("Your idea turned up")
-    expect(page.locator("#idea label").filter(has_text="The sea")).not_to_have_count(0)
+    expect(page.locator("#idea label").filter(has_text="Like Shakespeare")).not_to_have_count(0)
 
 
 def test_another_square_by_press_by_keyboard_and_by_the_controls(tab: Page) -> None:
     page = tab
-    use_sample(page)
+    give_questions(page)
     find(page)
     page.locator(".squares button[data-layer='12'][data-position='-6']").click()
     expect(page.locator(".key-figures")).to_contain_text("Layer 12 of 30")
@@ -174,7 +181,7 @@ def test_a_text_from_a_file_is_never_markup(tab: Page, tmp_path: Path) -> None:
 def test_the_tab_fits_a_phone(open_page: Callable[..., Page], width: int) -> None:
     page = open_page(width=width, height=844, short=False)
     open_tab(page)
-    use_sample(page)
+    give_questions(page)
     find(page)
     assert sideways(page) <= 0
     box = page.locator(".squares-box").bounding_box()
