@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steering.models import ChatModel
 
 LOOKING = "Looking at the nearest"
+UNSTEERED = "Reading the model as it is"
 # Where the limit on KL goes when no candidate keeps to it, nats. Above the last the model's next token is as good as
 # replaced, and no press helps.
 RELAXED_KL = (0.25, 0.5, 1.0)
@@ -68,7 +69,9 @@ class Finder:
         self.prepared = prepared
         self.model = model
         self.candidates = difference_in_means(model, prepared.train, batch_size=batch_size, progress=progress)
-        self.scorer = scorer_for(model, prepared.validation, prepared.tokens)
+        self.scorer = scorer_for(
+            model, prepared.validation, prepared.tokens, lambda part: progress(UNSTEERED, part, 1.0)
+        )
         kept = None if store is None else ScoreStore(store, _identity(model, prepared))
         self.search = CandidateSearch(self.candidates, self.scorer, kept)
         self.limits = prepared.limits(self.scorer.unsteered)

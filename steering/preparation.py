@@ -11,6 +11,7 @@ from steering.errors import ContrastSetError
 from steering.metrics import FirstTokens, first_token_log_odds, found_first_tokens, paper_refusal_tokens
 from steering.scoring import Unsteered, next_token_logits
 from steering.selection import Limits
+from steering.tree_pass import Tick, no_tick, of_several
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
@@ -58,6 +59,7 @@ def prepare(
     n_train: int = N_TRAIN,
     n_validation: int = N_VALIDATION,
     seed: int = 0,
+    tick: Tick = no_tick,
 ) -> Prepared:
     """Split a set, settle its metric, and filter it.
 
@@ -66,6 +68,7 @@ def prepare(
             families, else found from the training part. Sets with responses have none.
         is_refusal: whether this is a refusal set; by default whether it is the preset of that name.
         filtered: leave out positives that score below 0 and negatives above 0 (section 2.3); by default for refusal.
+        tick: told how far it is; what it raises ends it.
 
     Raises:
         ContrastSetError: if the set is too small, or the filter leaves too few, as on a model that does not refuse.
@@ -75,28 +78,30 @@ def prepare(
     train, validation = data.split(n_train, n_validation, seed)
     if train.has_responses:
         return Prepared(train, validation, None, refusal, seed, data, False, tuple(validation.notes))
-    chosen = first_tokens(model, train, tokens, is_refusal=refusal)
+    chosen = first_tokens(model, train, tokens, is_refusal=refusal, tick=of_several(tick, 0, 2))
     prepared = Prepared(train, validation, chosen, refusal, seed, data, False, tuple(validation.notes))
-    return _filtered(model, prepared) if (refusal if filtered is None else filtered) else prepared
+    is_filtered = refusal if filtered is None else filtered
+    return _filtered(model, prepared, of_several(tick, 1, 2)) if is_filtered else prepared
 
 
-def _filtered(model: ChatModel, prepared: Prepared) -> Prepared:
+def _filtered(model: ChatModel, prepared: Prepared, tick: Tick) -> Prepared:
     """Without the positives that score below 0 and the negatives above 0."""
     assert prepared.tokens is not None
     ids = prepared.tokens.ids
 
-    def kept(whole: ContrastSet, fewest: int, use: str) -> ContrastSet:
+    def kept(whole: ContrastSet, fewest: int, use: str, tick: Tick) -> ContrastSet:
         sides = []
-        for side, sign in ((whole.positive, 1), (whole.negative, -1)):
-            metric = first_token_log_odds(next_token_logits(model, side), ids).tolist()
+        for i, (side, sign) in enumerate(((whole.positive, 1), (whole.negative, -1))):
+            logits = next_token_logits(model, side, of_several(tick, i, 2))
+            metric = first_token_log_odds(logits, ids).tolist()
             sides.append([one for one, value in zip(side, metric, strict=True) if sign * value >= 0])
             if len(sides[-1]) < min(fewest, len(side)):
                 name = "positive" if sign > 0 else "negative"
                 raise ContrastSetError(_too_few(model, prepared.tokens, use, name, len(sides[-1]), len(side)))
         return replace(whole, positive=sides[0], negative=sides[1])
 
-    train = kept(prepared.train, FEWEST_TO_LEARN, "to learn from")
-    validation = kept(prepared.validation, FEWEST_TO_CHECK, "to check with")
+    train = kept(prepared.train, FEWEST_TO_LEARN, "to learn from", of_several(tick, 0, 2))
+    validation = kept(prepared.validation, FEWEST_TO_CHECK, "to check with", of_several(tick, 1, 2))
     left_out = [
         sum(len(getattr(whole, side)) for whole in (prepared.train, prepared.validation))
         - sum(len(getattr(part, side)) for part in (train, validation))
@@ -119,7 +124,12 @@ def _too_few(model: ChatModel, tokens: FirstTokens | None, use: str, side: str, 
 
 
 def first_tokens(
-    model: ChatModel, data: ContrastSet, texts: Sequence[str] | None = None, *, is_refusal: bool | None = None
+    model: ChatModel,
+    data: ContrastSet,
+    texts: Sequence[str] | None = None,
+    *,
+    is_refusal: bool | None = None,
+    tick: Tick = no_tick,
 ) -> FirstTokens:
     """The first tokens of the metric for a set of prompts: named, the paper's for refusal, or found in ``data``."""
     if texts is not None:
@@ -127,7 +137,10 @@ def first_tokens(
     known = paper_refusal_tokens(model) if (is_refusal_set(data) if is_refusal is None else is_refusal) else None
     if known is not None:
         return known
-    positive, negative = (next_token_logits(model, side[:TOKEN_EXAMPLES]) for side in (data.positive, data.negative))
+    positive, negative = (
+        next_token_logits(model, side[:TOKEN_EXAMPLES], of_several(tick, i, 2))
+        for i, side in enumerate((data.positive, data.negative))
+    )
     return found_first_tokens(model, positive, negative)
 
 

@@ -22,7 +22,7 @@ from steering.interventions import Variant
 from steering.metrics import FirstTokens, first_token_log_odds, kl_divergence, token_log_probabilities
 from steering.progress import Progress
 from steering.prompt_trees import PromptTree, prompt_trees
-from steering.tree_pass import Tick, TreePass, no_tick
+from steering.tree_pass import Tick, TreePass, no_tick, of_several
 
 if TYPE_CHECKING:
     from steering.directions import Direction
@@ -89,17 +89,15 @@ class Scorer(Protocol):
         """
 
 
-def scorer_for(model: ChatModel, validation: ContrastSet, tokens: FirstTokens | None) -> Scorer:
-    """The scorer that suits the set: by its responses if it has them, else by the first token of the reply."""
+def scorer_for(model: ChatModel, validation: ContrastSet, tokens: FirstTokens | None, tick: Tick = no_tick) -> Scorer:
+    """The scorer that suits the set: by its responses if it has them, else by the first token of the reply.
+
+    ``tick`` is told how far the unsteered passes are.
+    """
     if validation.has_responses:
-        return ResponseScorer(model, validation)
+        return ResponseScorer(model, validation, tick)
     assert tokens is not None, "a set of prompts needs first tokens"
-    return PromptScorer(model, validation, tokens)
-
-
-def _of(tick: Tick, number: int, n: int) -> Tick:
-    """``tick`` for the ``number``-th of ``n`` that make up one."""
-    return lambda part: tick((number + part) / n)
+    return PromptScorer(model, validation, tokens, tick)
 
 
 def scores_of(
@@ -109,7 +107,7 @@ def scores_of(
     found: list[dict[str, list[Tensor]]] = [{score: [] for score in wanted} for _ in directions]
     steps = [step for step in scorer.steps if step.gives.keys() & set(wanted)]
     for i, step in enumerate(steps):
-        for one, result in zip(found, scorer.run(step.name, directions, _of(tick, i, len(steps))), strict=True):
+        for one, result in zip(found, scorer.run(step.name, directions, of_several(tick, i, len(steps))), strict=True):
             for score in one.keys() & result.keys():
                 one[score].append(result[score])
     return [{score: torch.cat(numbers) for score, numbers in one.items()} for one in found]
@@ -154,17 +152,19 @@ class PromptScorer:
     KL is of that token's distribution too; it is taken of the negative side in parts.
     """
 
-    def __init__(self, model: ChatModel, validation: ContrastSet, tokens: FirstTokens) -> None:
+    def __init__(self, model: ChatModel, validation: ContrastSet, tokens: FirstTokens, tick: Tick = no_tick) -> None:
         self._tokens = tokens.ids
         positive, negative = (
             [model.encode(list(example.messages)) for example in side]
             for side in (validation.positive, validation.negative)
         )
-        linears = FastLinears(model.model)
-        self._positive = _LastTokens(model, positive, linears)
-        self._negative = _LastTokens(model, negative, linears, from_any_layer=True)
+        linears, looks = FastLinears(model.model), _looks(len(negative))
+        n = 2 + len(looks)
+        self._positive = _LastTokens(model, positive, linears, of_several(tick, 0, n))
+        self._negative = _LastTokens(model, negative, linears, of_several(tick, 1, n), from_any_layer=True)
         self._parts = {
-            f"kl {start}": _LastTokens(model, negative[start:end], linears) for start, end in _looks(len(negative))
+            f"kl {start}": _LastTokens(model, negative[start:end], linears, of_several(tick, 2 + i, n))
+            for i, (start, end) in enumerate(looks)
         }
         self.steps = (
             Step("induce", {INDUCE: len(negative)}, from_own_layer=True),
@@ -204,18 +204,27 @@ class _LastTokens:
     """Prompts in as few trees as their length allows, read at each prompt's last token."""
 
     def __init__(
-        self, model: ChatModel, prompts: list[list[int]], linears: FastLinears, *, from_any_layer: bool = False
+        self,
+        model: ChatModel,
+        prompts: list[list[int]],
+        linears: FastLinears,
+        tick: Tick,
+        *,
+        from_any_layer: bool = False,
     ) -> None:
+        trees = [tree for _, tree in prompt_trees([[prompt] for prompt in prompts], NODES_A_TREE)]
         self._passes = [
-            TreePass(model, tree, tree.ends, linears, from_any_layer=from_any_layer)
-            for _, tree in prompt_trees([[prompt] for prompt in prompts], NODES_A_TREE)
+            TreePass(
+                model, tree, tree.ends, linears, from_any_layer=from_any_layer, tick=of_several(tick, i, len(trees))
+            )
+            for i, tree in enumerate(trees)
         ]
         self.unsteered = torch.cat([one.take_unsteered() for one in self._passes])
 
     def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
         """Next-token logits, float32 ``[rows, n_prompts, vocabulary]``."""
         n = len(self._passes)
-        parts = [one.logits(variants, first_layer, _of(tick, i, n)) for i, one in enumerate(self._passes)]
+        parts = [one.logits(variants, first_layer, of_several(tick, i, n)) for i, one in enumerate(self._passes)]
         return torch.cat(parts, dim=1)
 
 
@@ -227,17 +236,20 @@ class ResponseScorer:
     responses, each response's mean one number. A step under ablation gives both bypass and KL.
     """
 
-    def __init__(self, model: ChatModel, validation: ContrastSet) -> None:
+    def __init__(self, model: ChatModel, validation: ContrastSet, tick: Tick = no_tick) -> None:
         positive, negative, _ = pairs_first(validation)
         pairs = list(zip(positive, negative, strict=False))  # what has no counterpart at the end is left out
         sequences = [[response_sequence(model, example) for example in pair] for pair in pairs]
         linears = FastLinears(model.model)
-        self._parts = []
+        trees: list[tuple[PromptTree, list[list[Tokens]]]] = []
         for start, end in _looks(len(pairs)):
             of_part = sequences[start:end]
             whole = [[prompt + response for prompt, response in pair] for pair in of_part]
-            for indices, tree in prompt_trees(whole, NODES_A_TREE):
-                self._parts.append(_ResponsePass(model, tree, [of_part[i] for i in indices], linears))
+            trees += [(tree, [of_part[i] for i in ids]) for ids, tree in prompt_trees(whole, NODES_A_TREE)]
+        self._parts = [
+            _ResponsePass(model, tree, own, linears, of_several(tick, i, len(trees)))
+            for i, (tree, own) in enumerate(trees)
+        ]
         steps = [Step("induce", {INDUCE: len(pairs)}, from_own_layer=True)]
         for i, part in enumerate(self._parts):
             steps.append(Step(f"ablated {i}", {BYPASS: len(part), KL: len(part)}))
@@ -258,7 +270,7 @@ class ResponseScorer:
     def metric(self, side: str, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
         odds = []
         for i, part in enumerate(self._parts):
-            logits = part.passed.logits(variants, first_layer, _of(tick, i, len(self._parts)))
+            logits = part.passed.logits(variants, first_layer, of_several(tick, i, len(self._parts)))
             odds.append(part.log_odds(logits))
         return torch.cat(odds, dim=-1)
 
@@ -272,7 +284,7 @@ class _ResponsePass:
     """
 
     def __init__(
-        self, model: ChatModel, tree: PromptTree, pairs: Sequence[Sequence[Tokens]], linears: FastLinears
+        self, model: ChatModel, tree: PromptTree, pairs: Sequence[Sequence[Tokens]], linears: FastLinears, tick: Tick
     ) -> None:
         reads: dict[int, int] = {}  # node → its place among those read
         self._reads: list[Tensor] = []
@@ -283,7 +295,7 @@ class _ResponsePass:
             self._reads.append(torch.tensor([reads.setdefault(node, len(reads)) for node in before]))
             self._responses.append(torch.tensor(response))
         self._n = len(pairs)
-        self.passed = TreePass(model, tree, torch.tensor(list(reads)), linears, from_any_layer=True)
+        self.passed = TreePass(model, tree, torch.tensor(list(reads)), linears, from_any_layer=True, tick=tick)
         unsteered = self.passed.take_unsteered()
         self.unsteered = self.log_odds(unsteered)
         looked_at = [read[:KL_TOKENS] for read in self._reads[self._n :]]
@@ -309,10 +321,10 @@ class _ResponsePass:
         return torch.stack([part.mean(dim=-1) for part in divergence.split(self._kl_sizes, dim=-1)], dim=-1)
 
 
-def next_token_logits(model: ChatModel, examples: Sequence[Example]) -> Tensor:
+def next_token_logits(model: ChatModel, examples: Sequence[Example], tick: Tick = no_tick) -> Tensor:
     """The unsteered model's logits of the reply's first token, float32 ``[n_examples, vocabulary]``, on the CPU."""
     prompts = [model.encode(list(example.messages)) for example in examples]
-    return _LastTokens(model, prompts, FastLinears(model.model)).unsteered.cpu()
+    return _LastTokens(model, prompts, FastLinears(model.model), tick).unsteered.cpu()
 
 
 def response_sequence(model: ChatModel, example: Example) -> Tokens:

@@ -33,6 +33,11 @@ def no_tick(part: float) -> None:
     """Do nothing before a block."""
 
 
+def of_several(tick: Tick, number: int, n: int) -> Tick:
+    """``tick`` for the ``number``-th of ``n`` that make up one."""
+    return lambda part: tick((number + part) / n)
+
+
 # How far our last step may be from the model's own, as a part of the largest logit, before it counts as another one.
 HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 ROUGH_HEAD_TOLERANCE = 3e-2
@@ -47,6 +52,7 @@ class TreePass:
         read: the nodes whose next-token logits are wanted, int64 ``[n_read]``.
         linears: the model's.
         from_any_layer: whether passes will begin at other layers than the first; takes memory for what enters each.
+        tick: as for :meth:`logits`, for the first, unsteered pass.
 
     Raises:
         ModelError: if the model ends in a step that is not known here, so that a pass could not be finished by hand.
@@ -60,6 +66,7 @@ class TreePass:
         linears: FastLinears,
         *,
         from_any_layer: bool = False,
+        tick: Tick = no_tick,
     ) -> None:
         self.model = model
         self._from_any_layer = from_any_layer
@@ -67,7 +74,7 @@ class TreePass:
         self._linears = linears
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._residuals: list[Tensor] = []
-        self._unsteered: Tensor | None = self._first_pass(tree)
+        self._unsteered: Tensor | None = self._first_pass(tree, tick)
 
     def take_unsteered(self) -> Tensor:
         """The model's own logits at the nodes read, float32 ``[n_read, vocabulary]``, on its device.
@@ -99,12 +106,13 @@ class TreePass:
     def _finish(self, hidden: Tensor) -> Tensor:
         return final_logits(self.model.model, self.model.architecture.final_norm(hidden)).float()
 
-    def _first_pass(self, tree: PromptTree) -> Tensor:
+    def _first_pass(self, tree: PromptTree, tick: Tick) -> Tensor:
         model = self.model
         last: list[Tensor] = []
         sparse = cache(SparseMask.over)  # one for all blocks that are given the same mask
 
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tick(len(self._calls) / model.n_layers)
             rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
             if isinstance(mask := rest.get("attention_mask"), Tensor):
                 rest["attention_mask"] = sparse(mask)

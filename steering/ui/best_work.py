@@ -86,20 +86,26 @@ def find_best(engine: Engine, request: BestRequest, job: Job) -> None:
 
 def _prepared(engine: Engine, request: BestRequest, job: Job) -> KeptSearch:
     """Read the texts: all that a search needs before it begins."""
-    from steering.finding import Finder, scores_folder
+    from steering.activations import WHAT as READING
+    from steering.finding import UNSTEERED, Finder, scores_folder
     from steering.preparation import prepare
     from steering.separation import separation
 
     model = engine.ready_model()
-    _reading(engine, job, 0, 1)("", 0, 1)
+    choosing = _reading(engine, job, 0.0, {"": 0.2})
+    choosing("", 0, 1)
     prepared = prepare(
-        model, request.data, tokens=request.first_tokens or None, is_refusal=request.is_refusal, seed=SEED
+        model,
+        request.data,
+        tokens=request.first_tokens or None,
+        is_refusal=request.is_refusal,
+        seed=SEED,
+        tick=lambda part: choosing("", part, 1.0),
     )
-    n_train, n_check = (len(part.positive) + len(part.negative) for part in (prepared.train, prepared.validation))
     rows = batch_size(request.data)
-    learning = _reading(engine, job, 0, n_train + n_check)
+    learning = _reading(engine, job, 0.2, {READING: 0.4, UNSTEERED: 0.2})
     finder = Finder(model, prepared, store=scores_folder(), batch_size=rows, progress=learning)
-    checking = _reading(engine, job, n_train, n_train + n_check)
+    checking = _reading(engine, job, 0.8, {READING: 0.2})
     measured = separation(model, finder.candidates, prepared.validation, batch_size=rows, progress=checking)
     return KeptSearch(request, finder, measured)
 
@@ -161,16 +167,20 @@ def _require_model(model: ChatModel, wanted: tuple[str, str]) -> None:
         raise SteeringError(GONE)
 
 
-def _reading(engine: Engine, job: Job, before: int, of: int) -> Progress:
-    """The progress callback of a part of the first stage, in texts.
+def _reading(engine: Engine, job: Job, start: float, shares: dict[str, float]) -> Progress:
+    """The progress callback of a part of the first stage, which begins at ``start`` of it.
 
     It ends the work when a stop was asked for, and lets visitors who wait for a reply go first.
+
+    Args:
+        shares: what is done one after another in this part, and how much of the stage each takes.
     """
 
     def report(what: str, done: float, total: float) -> None:
         job.check()
         engine.let_others_go(job)
-        job.report(Stage(0, before + done, of))
+        before = sum(list(shares.values())[: list(shares).index(what)])
+        job.report(Stage(0, start + before + shares[what] * done / max(total, 1), 1))
 
     return report
 
