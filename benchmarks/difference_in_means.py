@@ -1,6 +1,6 @@
 """How fast a difference in means is, against whole hidden states, repeng and steering-vectors, and its memory.
 
-    python -m benchmarks.difference_in_means [--json] [--rounds 5] [--prompts 128] [--threads 2]
+    python -m benchmarks.difference_in_means [--json] [--rounds 5] [--prompts 128] [--dtype bfloat16] [--threads 2]
 
 Ours computes every post-instruction position and every layer, and so does the plain way with transformers: whole
 hidden states of left-padded batches. repeng and steering-vectors compute one position, the last, as their documentation
@@ -53,10 +53,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=128, help="on each side")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = load_model("bundled", device="cpu")
+    model = load_model("bundled", device="cpu", dtype=getattr(torch, arguments.dtype))
     prompts = first_prompts(arguments.prompts)
     seconds, vectors, versions = time_all(model, prompts, arguments.rounds)
     report = {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 RESPONSE = 0
 WHAT = "Reading examples"
 NODES_A_BATCH = 1_000  # attention grows with their square
+EXAMPLES_A_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def class_means(
     model: ChatModel,
     sides: Sequence[Sequence[Example]],
     *,
-    batch_size: int = 32,
+    batch_size: int = EXAMPLES_A_BATCH,
     progress: Progress = silent,
 ) -> list[ClassMeans]:
     """Means of each side in ``sides``; memory does not grow with the number of examples."""
@@ -86,7 +87,7 @@ def class_means(
 
 
 def residuals(
-    model: ChatModel, examples: Sequence[Example], *, batch_size: int = 32, progress: Progress = silent
+    model: ChatModel, examples: Sequence[Example], *, batch_size: int = EXAMPLES_A_BATCH, progress: Progress = silent
 ) -> Tensor:
     """The residual stream of each example, float32 ``[n_examples, n_positions, n_layers, d_model]``.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steering.activations import RESPONSE, ClassMeans, class_means
+from steering.activations import EXAMPLES_A_BATCH, RESPONSE, ClassMeans, class_means
 from steering.contrast import ContrastSet
 from steering.direction import Direction
 from steering.errors import DirectionError
@@ -87,7 +87,7 @@ class Candidates:
 
 
 def difference_in_means(
-    model: ChatModel, train: ContrastSet, *, batch_size: int = 32, progress: Progress = silent
+    model: ChatModel, train: ContrastSet, *, batch_size: int = EXAMPLES_A_BATCH, progress: Progress = silent
 ) -> Candidates:
     """Mean activation of the positives minus that of the negatives, at every position and layer (section 2.3).
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.activations import EXAMPLES_A_BATCH
 from steering.candidate_search import CandidateSearch, OnScore
 from steering.contrast import ContrastSet
 from steering.directions import Candidates, Direction, difference_in_means
@@ -63,7 +64,7 @@ class Finder:
         prepared: Prepared,
         *,
         store: Path | None = None,
-        batch_size: int = 32,
+        batch_size: int = EXAMPLES_A_BATCH,
         progress: Progress = silent,
     ) -> None:
         self.prepared = prepared

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steering.activations import residuals
+from steering.activations import EXAMPLES_A_BATCH, residuals
 from steering.contrast import ContrastSet
 from steering.errors import SteeringError
 from steering.progress import Progress, silent
@@ -74,7 +74,7 @@ def separation(
     candidates: Candidates,
     held_out: ContrastSet,
     *,
-    batch_size: int = 32,
+    batch_size: int = EXAMPLES_A_BATCH,
     progress: Progress = silent,
 ) -> Separation:
     """Project held-out examples onto every candidate.

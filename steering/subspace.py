@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from steering.activations import EXAMPLES_A_BATCH
 from steering.errors import DirectionError, SteeringError
 from steering.neutral_means import NeutralMeans
 from steering.progress import Progress, silent
@@ -97,7 +98,7 @@ def subspace(
     direction: Direction,
     k_max: int = LARGEST_K,
     *,
-    batch_size: int = 32,
+    batch_size: int = EXAMPLES_A_BATCH,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Subspace:
@@ -134,7 +135,7 @@ def pca_subspace(
     direction: Direction,
     k_max: int = LARGEST_K,
     *,
-    batch_size: int = 32,
+    batch_size: int = EXAMPLES_A_BATCH,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Subspace:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steering.activations import ResidualReader
+from steering.activations import EXAMPLES_A_BATCH, ResidualReader
 from steering.contrast import ContrastSet
 from steering.errors import DirectionError, SteeringError
 from steering.figures import UNKNOWN, Figure, Samples, auroc, bootstrapped, wilson
@@ -35,7 +35,6 @@ N_CONTROLS = 20  # of either kind: 19 is the fewest that a direction like them o
 # to be short enough to be cancelled after. It must not follow from how long a pass took: rows of a batch are rounded
 # otherwise than a row by itself, and a seed is to repeat a card.
 ROWS_ON_CPU, ROWS_ON_GPU = 1, 4
-READ_AT_ONCE = 8  # examples: on a CPU 32 take no less time each, and four times as long until it can be cancelled
 
 WHAT = "Scoring controls"
 
@@ -52,7 +51,7 @@ def trust(
     n_random: int = N_CONTROLS,
     n_shuffled: int = N_CONTROLS,
     seed: int = 0,
-    batch_size: int = READ_AT_ONCE,
+    batch_size: int = EXAMPLES_A_BATCH,
     progress: Progress = silent,
 ) -> TrustCard:
     """Measure how far a direction can be trusted.

@@ -38,10 +38,9 @@ from steering.ui.best_handlers import BestHandlers
 from steering.ui.best_map import search_squares, search_table
 from steering.ui.best_search import BestRequest, Choice, Search
 from steering.ui.engine import Engine, ModelOptions
-from steering.ui.make_batches import SEED
 from steering.ui.make_handlers import NO_TEXTS, MakeHandlers
 from steering.ui.make_results import result
-from steering.ui.make_words import GONE
+from steering.ui.make_words import GONE, SEED
 from steering.ui.make_work import load_direction, write_files
 from steering.ui.session import Making, Sessions
 

@@ -28,7 +28,6 @@ from steering.ui.engine import Engine, ModelOptions
 from steering.ui.make_handlers import GONE, NO_TEXTS, SAMPLE, MakeHandlers
 from steering.ui.make_work import (
     LARGEST_DIRECTION_FILE,
-    batch_size,
     direction_at,
     find,
     load_direction,
@@ -553,12 +552,6 @@ def test_cancel_works_within_one_batch(handlers: MakeHandlers, tmp_path: Path) -
     with pytest.raises(Cancelled):
         find(handlers.engine, data, job)
     assert job.reported == 2  # nothing more after the batch in which it was stopped
-
-
-def test_batches_shrink_with_long_texts() -> None:
-    assert batch_size(a_set(["short"], ["text"])) == 16
-    assert batch_size(a_set(["x" * 1_400], ["text"])) == 2
-    assert batch_size(a_set(["x" * 2_000_000], ["text"])) == 1
 
 
 def test_after_the_model_was_exchanged_a_sentence_says_so(

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from steering.errors import SteeringError
 from steering.paper_choices import paper_choice
 from steering.ui.best_search import BestRequest, Choice, KeptSearch, Search
-from steering.ui.make_batches import SEED, batch_size
-from steering.ui.make_words import GONE
+from steering.ui.make_words import GONE, SEED
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
@@ -102,11 +101,10 @@ def _prepared(engine: Engine, request: BestRequest, job: Job) -> KeptSearch:
         seed=SEED,
         tick=lambda part: choosing("", part, 1.0),
     )
-    rows = batch_size(request.data)
     learning = _reading(engine, job, 0.2, {READING: 0.4, UNSTEERED: 0.2})
-    finder = Finder(model, prepared, store=scores_folder(), batch_size=rows, progress=learning)
+    finder = Finder(model, prepared, store=scores_folder(), progress=learning)
     checking = _reading(engine, job, 0.8, {READING: 0.2})
-    measured = separation(model, finder.candidates, prepared.validation, batch_size=rows, progress=checking)
+    measured = separation(model, finder.candidates, prepared.validation, progress=checking)
     return KeptSearch(request, finder, measured)
 
 

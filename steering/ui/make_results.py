@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from steering.ui import make_card, make_markup, make_words
-from steering.ui.make_batches import SEED
+from steering.ui.make_words import SEED
 from steering.ui.make_work import write_files
 from steering.ui.session import Making
 from steering.ui.squares import tokens_of

@@ -10,6 +10,7 @@ GONE = "Another model is in use now, and this direction was made for the one bef
 RESPONSE = 0  # steering.activations.RESPONSE; importing that would load torch before the page is up
 # AUROC from which the held-out texts count as told apart well, or partly.
 SORTED_WELL, SORTED_PARTLY = 0.9, 0.7
+SEED = 0  # of the split into texts to learn from and texts to check with
 
 
 def escaped(text: str) -> str:

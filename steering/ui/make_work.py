@@ -13,9 +13,8 @@ from steering.contrast import ContrastSet, Limits
 from steering.contrast_files import FORMATS, read_rows
 from steering.errors import DirectionError
 from steering.ui.ideas import fits_model
-from steering.ui.make_batches import SEED, batch_size
 from steering.ui.make_checks import LONGEST_SENTENCE, is_first_tokens, is_limits, is_number, is_scores, is_trust
-from steering.ui.make_words import file_name
+from steering.ui.make_words import SEED, file_name
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
@@ -97,12 +96,8 @@ def find(engine: Engine, data: ContrastSet, job: Job) -> None:
     train, held_out = data.split(seed=SEED)
     n_train, n_held_out = (len(part.positive) + len(part.negative) for part in (train, held_out))
     total = n_train + n_held_out
-    candidates = difference_in_means(
-        model, train, batch_size=batch_size(data), progress=_part_of(job.progress, 0, total)
-    )
-    measured = separation(
-        model, candidates, held_out, batch_size=batch_size(data), progress=_part_of(job.progress, n_train, total)
-    )
+    candidates = difference_in_means(model, train, progress=_part_of(job.progress, 0, total))
+    measured = separation(model, candidates, held_out, progress=_part_of(job.progress, n_train, total))
     card = candidates.card | {
         "data": data.name,
         "data_sha256": data.sha256,
