@@ -5,8 +5,9 @@
 Ours computes every post-instruction position and every layer, and so does the plain way with transformers: whole
 hidden states of left-padded batches. repeng and steering-vectors compute one position, the last, as their documentation
 says to. All read the same prompts, rendered by the same template, with the same weights, number type and number of
-threads. They run alternately, each warmed up; the other two in a process each. Memory is what the largest resident size
-of a process of its own grows by, for fewer and for more prompts.
+threads. They run in turn, the other two in a process each; each runs twice in a row and the second time counts, for
+what lay idle meanwhile is cold. Memory is what the largest resident size of a process of its own grows by, for fewer
+and for more prompts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -30,6 +32,7 @@ from benchmarks.machine import describe_machine, print_machine
 from benchmarks.plain_selection import padded
 from benchmarks.rivals import RIVALS, Rival, environment
 from steering import ContrastSet, difference_in_means, load_model
+from steering.directions import Candidates
 from steering.models import ChatModel
 from steering.weights import cache_folder, model_folder
 
@@ -114,27 +117,39 @@ def time_all(
         for name in RIVALS:
             python = environment(name, cache_folder())
             rivals[name] = stack.enter_context(Rival(name, python, setting))
-        difference_in_means(model, prompts)  # warm up
-        by_hidden_states(model, prompts)
-        seconds: dict[str, list[float]] = {name: [] for name in [OURS, HIDDEN, *(run[0] for run in RUNS)]}
+        calls: dict[str, Callable[[], tuple[float, Tensor | None]]] = {
+            OURS: lambda: timed(lambda: at_last_position(difference_in_means(model, prompts))),
+            HIDDEN: lambda: timed(lambda: by_hidden_states(model, prompts)[-1, 1:]),
+        }
+        for row, name, what, _ in RUNS:
+            calls[row] = lambda rival=rivals[name], what=what: rival_call(rival, what)
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
         vectors: dict[str, Tensor] = {}
         for number in range(1, rounds + 1):
             print(f"Round {number} of {rounds}", file=sys.stderr)
-            start = time.perf_counter()
-            candidates = difference_in_means(model, prompts)
-            seconds[OURS].append(time.perf_counter() - start)
-            vectors[OURS] = candidates.vectors[candidates.positions.index(-1), 1:]
-            start = time.perf_counter()
-            found = by_hidden_states(model, prompts)
-            seconds[HIDDEN].append(time.perf_counter() - start)
-            vectors[HIDDEN] = found[-1, 1:]
-            for row, name, what, _ in RUNS:
-                taken, given = rivals[name].run(what)
+            for row, call in calls.items():
+                call()
+                taken, given = call()
                 seconds[row].append(taken)
                 if given is not None:
-                    vectors[row] = torch.tensor(given)[:-1]  # the last block's output is no layer of ours
+                    vectors[row] = given
         versions = {name: {name: RIVALS[name], **rival.about} for name, rival in rivals.items()}
     return seconds, vectors, versions
+
+
+def timed(compute: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    found = compute()
+    return time.perf_counter() - start, found
+
+
+def at_last_position(candidates: Candidates) -> Tensor:
+    return candidates.vectors[candidates.positions.index(-1), 1:]
+
+
+def rival_call(rival: Rival, what: str) -> tuple[float, Tensor | None]:
+    taken, given = rival.run(what)
+    return taken, None if given is None else torch.tensor(given)[:-1]  # the last block's output is no layer of ours
 
 
 def by_hidden_states(model: ChatModel, prompts: ContrastSet) -> Tensor:
@@ -200,7 +215,7 @@ def agreement(prompts: ContrastSet, vectors: dict[str, Tensor]) -> dict[str, Any
     exact = load_model("bundled", device="cpu", dtype=torch.float32)
     expected = plain_loop(exact, prompts)
     candidates = difference_in_means(exact, prompts)
-    ours = candidates.vectors[candidates.positions.index(-1), 1:]
+    ours = at_last_position(candidates)
     cosines = {row: torch.cosine_similarity(given, expected, dim=-1) for row, given in vectors.items()}
     return {
         "least_cosine_in_float32": float(torch.cosine_similarity(ours, expected, dim=-1).min()),
