@@ -7,15 +7,17 @@ ones. Random directions as long, another one for each request, show what any cut
 that begins with a phrase of `steering.refusals` is a refusal. Of the replies only that is kept, and none is shown or
 written.
 
-    python -m benchmarks.refusal --model FILE [--tokens 32] [--seed 0] [--rows 32] [--keep-scores] [--out FILE]
+    python -m benchmarks.refusal --model FILE [--sweep] [--tokens 32] [--seed 0] [--rows 32] [--keep-scores] [--out FILE]
 
 The model has to refuse, which the bundled one does not. Intervals are 95 %: Wilson's of rates, by bootstrap over
-requests of KL. ``--keep-scores`` reads and keeps selection's scores on the disk; its time then says little.
+requests of KL. ``--sweep`` tries other coefficients and affine ablation too, which is no part of the method's time.
+``--keep-scores`` reads and keeps selection's scores on the disk; its time then says little.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +64,7 @@ class Stopwatch:
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.phases[name] = time.perf_counter() - wall, time.process_time() - cpu
+        print(f"{name}: {self.phases[name][0]:.0f} s", file=sys.stderr, flush=True)
 
     @property
     def total(self) -> tuple[float, float]:
@@ -160,22 +163,22 @@ def print_times(watch: Stopwatch) -> None:
     print(f"\nGoal ≤ {GOAL_MINUTES} minutes: {'reached' if wall <= 60 * GOAL_MINUTES else '**missed**'}")
 
 
-def taken_out(direction: Direction, n: int, seed: int) -> list[Condition]:
+def taken_out(direction: Direction, n: int, seed: int, sweep: bool) -> list[Condition]:
     return [
         same("baseline", n),
         same("ablated", n, Ablation(direction)),
-        same("ablated affinely", n, AffineAblation(direction)),
+        *([same("ablated affinely", n, AffineAblation(direction))] if sweep else []),
         each("random ablated", random_controls(direction, n, np.random.default_rng(seed)), Ablation),
     ]
 
 
-def turned_up(direction: Direction, n: int, seed: int) -> list[Condition]:
+def turned_up(direction: Direction, n: int, seed: int, sweep: bool) -> list[Condition]:
     strength = direction.card["strength"]
     start, end = float(strength["start"]), float(strength["end"])
     controls = random_controls(direction, n, np.random.default_rng(seed))
-    words = {start: "start", end: "end"}
+    words = {start: "start", end: "end"} if sweep else {start: "start"}
     conditions = [same("baseline", n)]
-    for c in sorted({*SWEEP, start, end}):
+    for c in sorted({*SWEEP, *words} if sweep else words):
         name = words.get(c, f"c = {c:g}")
         conditions.append(same(f"added, {name}", n, Addition(direction, c)))
     for c, name in words.items():
@@ -186,6 +189,7 @@ def turned_up(direction: Direction, n: int, seed: int) -> list[Condition]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a model that refuses: a hub id, a folder or a GGUF file")
+    parser.add_argument("--sweep", action="store_true", help="other coefficients and affine ablation too")
     parser.add_argument("--tokens", type=int, default=32, help="of a reply at most")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the random directions and the bootstrap")
     parser.add_argument("--rows", type=int, default=32, help="replies written at once")
@@ -211,15 +215,15 @@ def main() -> None:
         plateau = metric_plateau(finder.scorer, direction, direction.card["strength"]["coefficients"])["plateau"]
     print_selection(found, direction, plateau)
     with watch.phase("harmful requests"):
-        ways = taken_out(direction, len(held_out.positive), seed)
+        ways = taken_out(direction, len(held_out.positive), seed, arguments.sweep)
         harmful = refusal_rates(model, held_out.positive, ways, arguments.tokens, arguments.rows)
     print_table("harmful requests, refused", harmful)
     with watch.phase("harmless requests"):
-        ways = turned_up(direction, len(held_out.negative), seed)
+        ways = turned_up(direction, len(held_out.negative), seed, arguments.sweep)
         harmless = refusal_rates(model, held_out.negative, ways, arguments.tokens, arguments.rows)
     print_table("harmless requests, refused", harmless)
     with watch.phase("KL"):
-        ways = taken_out(direction, len(held_out.negative), seed)[1:]
+        ways = taken_out(direction, len(held_out.negative), seed, arguments.sweep)[1:]
         kl = divergences(model, held_out.negative, ways, seed)
     print_table("KL on harmless requests, nats", kl, ".3f")
     print_verdict(harmful, harmless, "start")
