@@ -7,7 +7,8 @@ ones. Random directions as long, another one for each request, show what any cut
 that begins with a phrase of `steering.refusals` is a refusal. Of the replies only that is kept, and none is shown or
 written.
 
-    python -m benchmarks.refusal --model FILE [--sweep] [--tokens 32] [--seed 0] [--rows 32] [--keep-scores] [--out FILE]
+    python -m benchmarks.refusal --model FILE [--sweep] [--tokens 32] [--seed 0] [--rows 32] [--keep-scores]
+        [--out FILE]
 
 The model has to refuse, which the bundled one does not. Intervals are 95 %: Wilson's of rates, by bootstrap over
 requests of KL. ``--sweep`` tries other coefficients and affine ablation too, which is no part of the method's time.
