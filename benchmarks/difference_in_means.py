@@ -160,12 +160,11 @@ def by_hidden_states(model: ChatModel, prompts: ContrastSet) -> Tensor:
         total = torch.zeros(n, model.n_layers, model.d_model, dtype=torch.float64)
         for first in range(0, len(examples), BATCH):
             batch = padded(model, examples[first : first + BATCH])
-            positions = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
             with torch.inference_mode():
                 states = model.model.base_model(
                     input_ids=batch.ids,
                     attention_mask=batch.mask,
-                    position_ids=positions,
+                    position_ids=batch.positions,
                     output_hidden_states=True,
                     use_cache=False,
                 ).hidden_states[:-1]

@@ -25,6 +25,11 @@ class Batch:
     ids: Tensor
     mask: Tensor
 
+    @property
+    def positions(self) -> Tensor:
+        """Of each token in its prompt; padding counts as the first."""
+        return (self.mask.cumsum(dim=1) - 1).clamp_min(0)
+
 
 def padded(model: ChatModel, examples: list[Example]) -> Batch:
     texts = [model.format(list(example.messages)) for example in examples]
@@ -64,12 +69,11 @@ class PlainLoop:
         return chosen.log() - (1 - chosen).log()
 
     def _last_logits(self, batch: Batch) -> Tensor:
-        positions = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
         with torch.inference_mode():
             output = self.model.model(
                 input_ids=batch.ids,
                 attention_mask=batch.mask,
-                position_ids=positions,
+                position_ids=batch.positions,
                 use_cache=False,
                 logits_to_keep=1,
             )

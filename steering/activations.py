@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from steering.contrast import Example
 from steering.errors import ContrastSetError, OutOfMemoryError
 from steering.float32_linear import FastLinears
-from steering.progress import Progress, silent
+from steering.progress import Progress, Tick, silent
 from steering.prompt_trees import PromptTree, SparseMask, first_tree
 from steering.tree_masks import attention_masks
 
@@ -192,9 +192,7 @@ class ResidualReader:
             start += count
             progress(WHAT, start, len(order))
 
-    def _run_batch(
-        self, batch: list[_Sequence], tree: PromptTree, tick: Callable[[float], None]
-    ) -> tuple[Tensor, Tensor]:
+    def _run_batch(self, batch: list[_Sequence], tree: PromptTree, tick: Tick) -> tuple[Tensor, Tensor]:
         model = self.model
         wanted = _weights_of_means(batch, tree) if self.with_responses else _nodes_read(batch, tree)
         layers: list[Tensor] = []

@@ -26,8 +26,8 @@ from steering.step_costs import StepCosts
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
+    from steering.progress import Tick
     from steering.score_store import Place, ScoreStore
-    from steering.tree_pass import Tick
 
 WHAT = "Scoring candidates"
 LOOK_AHEAD = 2  # candidates for one pass are sought among so many times as many

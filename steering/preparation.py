@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from steering.contrast import ContrastSet
 from steering.errors import ContrastSetError
 from steering.metrics import FirstTokens, first_token_log_odds, found_first_tokens, paper_refusal_tokens
+from steering.progress import Tick, no_tick, of_several
 from steering.scoring import Unsteered, next_token_logits
 from steering.selection import Limits
-from steering.tree_pass import Tick, no_tick, of_several
 
 if TYPE_CHECKING:
     from steering.models import ChatModel

@@ -1,5 +1,6 @@
-"""The one callback through which long work reports how far it is, for the command line and the page alike."""
+"""How long work reports how far it is, for the command line and the page alike."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -16,3 +17,16 @@ class Progress(Protocol):
 
 def silent(what: str, done: float, total: float) -> None:
     """Report nothing."""
+
+
+# Told before every block of a pass what part of a step is done; what it raises ends the step.
+Tick = Callable[[float], None]
+
+
+def no_tick(part: float) -> None:
+    """Do nothing before a block."""
+
+
+def of_several(tick: Tick, number: int, n: int) -> Tick:
+    """``tick`` for the ``number``-th of ``n`` that make up one."""
+    return lambda part: tick((number + part) / n)

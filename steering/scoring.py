@@ -20,9 +20,9 @@ from steering.errors import OutOfMemoryError
 from steering.float32_linear import FastLinears
 from steering.interventions import Variant
 from steering.metrics import FirstTokens, first_token_log_odds, kl_divergence, token_log_probabilities
-from steering.progress import Progress
+from steering.progress import Progress, Tick, no_tick, of_several
 from steering.prompt_trees import PromptTree, prompt_trees
-from steering.tree_pass import Tick, TreePass, no_tick, of_several
+from steering.tree_pass import TreePass
 
 if TYPE_CHECKING:
     from steering.directions import Direction

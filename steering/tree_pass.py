@@ -7,7 +7,7 @@ before it as it was. Only the logits that are read are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,24 +19,13 @@ from steering.architectures import final_logits
 from steering.errors import ModelError
 from steering.float32_linear import FastLinears
 from steering.interventions import Steering, Variant
+from steering.progress import Tick, no_tick
 from steering.prompt_trees import SparseMask
 from steering.tree_masks import attention_masks
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
     from steering.prompt_trees import PromptTree
-
-Tick = Callable[[float], None]
-
-
-def no_tick(part: float) -> None:
-    """Do nothing before a block."""
-
-
-def of_several(tick: Tick, number: int, n: int) -> Tick:
-    """``tick`` for the ``number``-th of ``n`` that make up one."""
-    return lambda part: tick((number + part) / n)
-
 
 # How far our last step may be from the model's own, as a part of the largest logit, before it counts as another one.
 HEAD_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}

@@ -35,10 +35,10 @@ from steering.interventions import AffineAblation, Steering, Variant
 from steering.metrics import FirstTokens
 from steering.models import ChatModel, load_model
 from steering.preparation import Prepared
+from steering.progress import Tick, no_tick
 from steering.remainders import length_without_chance
 from steering.scoring import BYPASS, INDUCE, KL, Scorer, Step, Unsteered, response_sequence, scorer_for
 from steering.subspace import COMPONENTS, DIFFERENCES, LARGEST_K, Subspace, pca_subspace, subspace
-from steering.tree_pass import Tick, no_tick
 
 Tiny = Callable[[str], ChatModel]
 

@@ -38,8 +38,8 @@ from steering.finding import Prepared, prepare
 from steering.metrics import FirstTokens
 from steering.models import ChatModel
 from steering.neutral_means import centred
+from steering.progress import Tick, no_tick
 from steering.scoring import BYPASS, INDUCE, KL, KL_TOKENS, Scorer, Step, Unsteered, response_sequence, scorer_for
-from steering.tree_pass import Tick, no_tick
 from steering.trust import INTERVALS, Figure, TrustCard, trust
 from steering.trust_controls import Learned
 
