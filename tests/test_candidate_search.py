@@ -23,13 +23,13 @@ from steering.directions import Candidates, difference_in_means
 from steering.errors import Cancelled, OutOfMemoryError
 from steering.metrics import FirstTokens
 from steering.models import ChatModel
+from steering.progress import Tick
 from steering.score_store import ScoreStore
 from steering.scoring import INDUCE, KL, Scorer, scorer_for
 from steering.selection import CandidateScore, Limits, NoCandidateError, select_candidate
 from steering.step_costs import MOST_AT_ONCE, StepCosts
 
 Tiny = Callable[[str], ChatModel]
-Tick = Callable[[], None]
 FAMILIES = ("qwen2", "gemma2", "gpt-neox")
 KINDS = ("prompts", "responses")
 ROOT = Path(__file__).resolve().parents[1]
