@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from steering.contrast import Example
+from steering.generation import last_positions
 from steering.models import ChatModel
 
 
@@ -75,7 +76,7 @@ class PlainLoop:
                 attention_mask=batch.mask,
                 position_ids=batch.positions,
                 use_cache=False,
-                logits_to_keep=1,
+                logits_to_keep=last_positions(1, self.model.device),
             )
         return output.logits[:, -1].float()
 

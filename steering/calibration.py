@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from steering.directions import Direction
-from steering.generation import stream_side_by_side
+from steering.generation import last_positions, stream_side_by_side
 from steering.interventions import Variant
 from steering.progress import Progress, silent
 
@@ -209,7 +209,8 @@ def mean_negative_log_likelihoods(
         # Padding on the right: attention is causal, so no token sees it.
         ids = torch.tensor([prompt + reply + [model.pad_token] * (longest - len(reply)) for reply in part])
         with model.lock, torch.inference_mode():
-            output = model.model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=longest + 1)
+            kept = last_positions(longest + 1, model.device)
+            output = model.model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=kept)
             wanted = ids[:, len(prompt) :].to(output.logits.device)
             losses = torch.nn.functional.cross_entropy(
                 output.logits[:, :-1].float().transpose(1, 2), wanted, reduction="none"

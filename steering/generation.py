@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 Conversation = list[dict[str, str]]
 
 
+def last_positions(n: int, device: torch.device) -> Tensor:
+    """The last ``n`` positions of each row, for a model's ``logits_to_keep``.
+
+    An index takes copies. What a plain number takes is a view with gaps between the rows, which torch multiplies by the
+    head row by row: for 32 rows in bfloat16 on a CPU 300 times slower.
+    """
+    return torch.arange(-n, 0, device=device)
+
+
 class Decoder(Protocol):
     """One way to run the rows of a batch; the engine does not care which."""
 
@@ -80,7 +89,7 @@ class ModuleDecoder:
                 position_ids=positions,
                 cache=self._cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=last_positions(1, self.model.device),
             )
         return output.logits[:, -1]
 
