@@ -3,7 +3,8 @@
 With limits given, a candidate is dropped at the first thing that proves it cannot win: a score beyond its limit, a part
 of the KL that alone exceeds the limit (KL is never negative, so a part of the sum bounds the whole), or a bypass score
 no better than that of a candidate that passed everything. Which test to try first is learned as it goes: the one that
-costs least for each candidate it drops. The winner is that of the plain loop over everything.
+is expected to cost least for each candidate it drops, from how candidates nearby fared and from the part of the KL that
+is known. The winner is that of the plain loop over everything.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from steering.errors import DirectionError, OutOfMemoryError
 from steering.progress import Progress, silent
 from steering.scoring import BYPASS, INDUCE, KL, Scorer, Step
 from steering.selection import CandidateScore, Limits, select_order
-from steering.step_costs import StepCosts
+from steering.step_costs import Outlook, StepCosts
 
 if TYPE_CHECKING:
     from steering.directions import Candidates, Direction
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 WHAT = "Scoring candidates"
 LOOK_AHEAD = 2  # candidates for one pass are sought among so many times as many
+LEAST = 1e-9  # nats; a KL or a limit on it below this counts as this, where its logarithm is taken
 SECONDS_SILENT = 0.25  # at most about so long passes between two reports of progress
 
 OnScore = Callable[[CandidateScore], None]
@@ -185,7 +187,21 @@ class CandidateSearch:
         open_steps = [step for step in self.scorer.steps if step.name not in one.known]
         if run.limits is None:
             return open_steps[0]
-        return min(open_steps, key=lambda step: self._costs[step.name].per_drop(self._work(step, [one]), one.place))
+        limits = run.limits
+        return min(
+            open_steps,
+            key=lambda step: self._costs[step.name].per_drop(
+                self._work(step, [one]), self._outlook(step, one, limits)
+            ),
+        )
+
+    def _outlook(self, step: Step, one: _Candidate, limits: Limits | None) -> Outlook:
+        """KL is the score that comes in parts, of which those known tell of the others."""
+        known = [x for result in one.known.values() for x in result.get(KL, [])]
+        if limits is None or KL not in step.gives or not known:
+            return Outlook(one.place)
+        after = math.fsum(known) * (len(known) + step.gives[KL]) / len(known) / self.scorer.totals[KL]
+        return Outlook(one.place, math.log(max(LEAST, after) / max(LEAST, limits.kl)))
 
     def _work(self, step: Step, takers: Sequence[_Candidate]) -> float:
         """How many blocks a pass runs, as a part of all."""
@@ -210,14 +226,14 @@ class CandidateSearch:
                     raise
                 takers = self._fewer(takers, error)
         self._costs[step.name].took(len(takers), self._work(step, takers), time.perf_counter() - began)
+        outlooks = [self._outlook(step, one, run.limits) for one in takers]
         numbers = [{name: values.tolist() for name, values in result.items()} for result in results]
         for one, result in zip(takers, numbers, strict=True):
             one.known[step.name] = result
         if self._store:
             named = zip(takers, numbers, strict=True)
             self._store.append([(one.place, step.name, result) for one, result in named])
-        places = [one.place for one in takers]
-        self._costs[step.name].tried(places, [run.is_lost(self._score(one)) for one in takers])
+        self._costs[step.name].tried(outlooks, [run.is_lost(self._score(one)) for one in takers])
         return takers
 
     def _fewer(self, takers: list[_Candidate], error: BaseException) -> list[_Candidate]:

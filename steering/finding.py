@@ -73,7 +73,7 @@ class Finder:
         self.scorer = scorer_for(
             model, prepared.validation, prepared.tokens, lambda part: progress(UNSTEERED, part, 1.0)
         )
-        kept = None if store is None else ScoreStore(store, _identity(model, prepared))
+        kept = None if store is None else ScoreStore(store, _identity(model, prepared, self.scorer))
         self.search = CandidateSearch(self.candidates, self.scorer, kept)
         self.limits = prepared.limits(self.scorer.unsteered)
 
@@ -234,14 +234,15 @@ def score_candidates(
     chosen = None
     if not validation.has_responses:
         chosen = tokens if isinstance(tokens, FirstTokens) else first_tokens(model, validation, tokens)
+    scorer = scorer_for(model, validation, chosen)
     identity = {
         "model": model.fingerprint,
         "data": _examples(candidates.card.get("data_sha256", ""), validation),
         "tokens": None if chosen is None else list(chosen.ids),
-        **_how(model),
+        **_how(model, scorer),
     }
     kept = None if store is None else ScoreStore(store, identity)
-    search = CandidateSearch(candidates, scorer_for(model, validation, chosen), kept)
+    search = CandidateSearch(candidates, scorer, kept)
     return search.run(limits, progress=progress, on_score=on_score)
 
 
@@ -250,13 +251,13 @@ def scores_folder() -> Path:
     return cache_folder() / "scores"
 
 
-def _identity(model: ChatModel, prepared: Prepared) -> dict[str, Any]:
+def _identity(model: ChatModel, prepared: Prepared, scorer: Scorer) -> dict[str, Any]:
     return {
         "model": model.fingerprint,
         "data": prepared.data.sha256,
         "examples": _examples(prepared.train.sha256, prepared.validation),
         "tokens": None if prepared.tokens is None else list(prepared.tokens.ids),
-        **_how(model),
+        **_how(model, scorer),
     }
 
 
@@ -271,8 +272,10 @@ def _examples(train_sha256: str, validation: ContrastSet) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-def _how(model: ChatModel) -> dict[str, Any]:
-    return {"dtype": str(model.dtype), "quantization": model.quantization, "thinking": model.thinking}
+def _how(model: ChatModel, scorer: Scorer) -> dict[str, Any]:
+    """The steps too, for of which examples a score's parts are is theirs to say."""
+    steps = [[step.name, step.gives] for step in scorer.steps]
+    return {"dtype": str(model.dtype), "quantization": model.quantization, "thinking": model.thinking, "steps": steps}
 
 
 __all__ = [

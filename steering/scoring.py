@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from steering.models import ChatModel
 
 BYPASS, INDUCE, KL = "bypass", "induce", "kl"
-# KL is taken of so many examples, then of so many more, then of the rest: a few show of most candidates with a large KL
-# that it exceeds the limit.
-FIRST_LOOKS = (4, 8)
+# KL is taken of so many examples, then of so many more, and so on, then of the rest: a few show of most candidates with a
+# large KL that it exceeds the limit.
+FIRST_LOOKS = (3, 6, 10)
 # Tokens in a tree: attention grows with their square, and so may the logits of responses with the vocabulary.
 NODES_A_TREE = 1_000
 Tokens = tuple[list[int], list[int]]  # of a prompt and of its response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ from steering.progress import Tick
 from steering.score_store import ScoreStore
 from steering.scoring import INDUCE, KL, Scorer, scorer_for
 from steering.selection import CandidateScore, Limits, NoCandidateError, select_candidate
-from steering.step_costs import MOST_AT_ONCE, StepCosts
+from steering.step_costs import MOST_AT_ONCE, Outlook, StepCosts
 
 Tiny = Callable[[str], ChatModel]
 FAMILIES = ("qwen2", "gemma2", "gpt-neox")
@@ -172,14 +173,42 @@ def test_the_step_that_costs_least_for_each_candidate_it_drops() -> None:
     cheap, sharp = StepCosts(), StepCosts()
     cheap.took(1, 1.0, 0.1)
     sharp.took(1, 1.0, 0.5)
-    assert cheap.per_drop(1.0, (-1, 5)) < sharp.per_drop(1.0, (-1, 5))
-    places = [(-1, layer) for layer in range(4, 7)]
-    cheap.tried(places, [False] * 3)
-    sharp.tried(places, [True] * 3)
+    near, far = Outlook((-1, 5)), Outlook((-1, 25))
+    assert cheap.per_drop(1.0, near) < sharp.per_drop(1.0, near)
+    tries = [Outlook((-1, layer)) for layer in range(4, 7)]
+    cheap.tried(tries, [False] * 3)
+    sharp.tried(tries, [True] * 3)
     # Near those places 0.1 s a try that never drops against 0.5 s a drop; far from them the cheap one is still first.
-    assert cheap.per_drop(1.0, (-1, 5)) > sharp.per_drop(1.0, (-1, 5))
-    assert cheap.per_drop(1.0, (-1, 25)) < sharp.per_drop(1.0, (-1, 25))
-    assert sharp.per_drop(0.5, (-1, 5)) == pytest.approx(sharp.per_drop(1.0, (-1, 5)) / 2)
+    assert cheap.per_drop(1.0, near) > sharp.per_drop(1.0, near)
+    assert cheap.per_drop(1.0, far) < sharp.per_drop(1.0, far)
+    assert sharp.per_drop(0.5, near) == pytest.approx(sharp.per_drop(1.0, near) / 2)
+
+
+def test_what_a_candidate_leans_to_tells_more_than_its_place() -> None:
+    costs = StepCosts()
+    costs.took(1, 1.0, 1.0)
+    lost, safe = Outlook((-1, 5), 1.0), Outlook((-1, 5), -1.0)
+    assert costs.per_drop(1.0, lost) == pytest.approx(1 + math.exp(-3))
+    assert costs.per_drop(1.0, lost) < 1.1 < 20 < costs.per_drop(1.0, safe)
+    # Experience with candidates that leaned as much counts wherever they were, and with others hardly.
+    costs.tried([Outlook((-4, 25), -1.0)] * 20, [True] * 20)
+    assert costs.per_drop(1.0, safe) < 1.2
+    assert costs.per_drop(1.0, Outlook((-4, 25), -3.0)) > 50
+
+
+def test_a_part_of_the_kl_tells_where_the_whole_will_be(prepared: Callable[..., tuple]) -> None:
+    candidates, scorer, _ = prepared("qwen2", "prompts")
+    search = CandidateSearch(candidates, scorer)
+    one, limits = search._all[-1], Limits(-1e9, 0.1)
+    first, second = [step for step in scorer.steps if KL in step.gives][:2]
+    part = (first.gives[KL] + second.gives[KL]) / scorer.totals[KL]
+    assert search._outlook(first, one, limits) == Outlook(one.place)
+    one.known[first.name] = {KL: [0.3] * first.gives[KL]}
+    outlook = search._outlook(second, one, limits)
+    assert outlook.lean == pytest.approx(math.log(part * 0.3 / 0.1))
+    assert search._outlook(second, one, None) == search._outlook(scorer.steps[0], one, limits) == Outlook(one.place)
+    one.known[first.name] = {KL: [math.nan] * first.gives[KL]}
+    assert math.isfinite(search._outlook(second, one, limits).lean)
 
 
 @pytest.mark.parametrize("kind", KINDS)
