@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from steering.contrast import Example
-from steering.errors import ContrastSetError, OutOfMemoryError
+from steering.errors import ContrastSetError
 from steering.float32_linear import FastLinears
+from steering.out_of_memory import half
 from steering.progress import Progress, Tick, silent
 from steering.prompt_trees import PromptTree, SparseMask, first_tree
 from steering.tree_masks import attention_masks
@@ -178,14 +179,8 @@ class ResidualReader:
             try:
                 read = self._run_batch([self._sequences[i] for i in indices], tree, tick)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if count == 1:
-                    raise OutOfMemoryError(
-                        "There is not enough memory to read even one example. Shorten the examples or choose a smaller "
-                        "model."
-                    ) from error
-                most = count // 2
+                advice = "Shorten the examples or choose a smaller model."
+                most = half(count, error, "read even one example", advice)
                 self.notes.append(f"Memory ran out, so examples were read {most} at a time.")
                 continue
             yield indices, *read
@@ -239,8 +234,3 @@ def _weights_of_means(batch: list[_Sequence], tree: PromptTree) -> Tensor:
     for row, (one, path) in enumerate(zip(batch, tree.paths, strict=True)):
         weights[row, path[one.first : one.end]] = 1 / (one.end - one.first)
     return weights
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch ran out of memory; on a CPU it says so only in words."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from steering.activations import is_out_of_memory
-from steering.errors import DirectionError, OutOfMemoryError
+from steering.errors import DirectionError
+from steering.out_of_memory import half
 from steering.progress import Progress, silent
 from steering.scoring import BYPASS, INDUCE, KL, Scorer, Step
 from steering.selection import CandidateScore, Limits, select_order
@@ -190,9 +190,7 @@ class CandidateSearch:
         limits = run.limits
         return min(
             open_steps,
-            key=lambda step: self._costs[step.name].per_drop(
-                self._work(step, [one]), self._outlook(step, one, limits)
-            ),
+            key=lambda step: self._costs[step.name].per_drop(self._work(step, [one]), self._outlook(step, one, limits)),
         )
 
     def _outlook(self, step: Step, one: _Candidate, limits: Limits | None) -> Outlook:
@@ -222,8 +220,6 @@ class CandidateSearch:
                 results = self.scorer.run(step.name, directions, run.ticking(worth))
                 break
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
                 takers = self._fewer(takers, error)
         self._costs[step.name].took(len(takers), self._work(step, takers), time.perf_counter() - began)
         outlooks = [self._outlook(step, one, run.limits) for one in takers]
@@ -237,12 +233,8 @@ class CandidateSearch:
         return takers
 
     def _fewer(self, takers: list[_Candidate], error: BaseException) -> list[_Candidate]:
-        if len(takers) == 1:
-            raise OutOfMemoryError(
-                "There is not enough memory to score even one candidate. Give shorter examples or choose a smaller "
-                "model."
-            ) from error
-        fewer = takers[: len(takers) // 2]
+        advice = "Give shorter examples or choose a smaller model."
+        fewer = takers[: half(len(takers), error, "score even one candidate", advice)]
         for costs in self._costs.values():
             costs.allow(len(fewer))
         self.notes.append(f"Memory ran out, so candidates were scored {len(fewer)} at a time.")

@@ -17,7 +17,7 @@ from steering.metrics import FirstTokens
 from steering.preparation import Prepared, first_tokens, is_refusal_set, prepare
 from steering.progress import Progress, silent
 from steering.score_store import ScoreStore
-from steering.scoring import Unsteered, pairs_first, scorer_for
+from steering.scoring import Scorer, Unsteered, pairs_first, scorer_for
 from steering.selection import CandidateScore, Limits, NoCandidateError, relaxed, select_candidate
 from steering.weights import cache_folder
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from steering.activations import is_out_of_memory
 from steering.conversation import fitted, with_system
 from steering.directions import Direction
 from steering.errors import OutOfMemoryError, SteeringError
 from steering.interventions import Steering, Variant
+from steering.out_of_memory import is_out_of_memory
 from steering.sampling import Sampler, SamplingSettings
 
 if TYPE_CHECKING:

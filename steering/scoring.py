@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from steering.activations import is_out_of_memory
 from steering.contrast import ContrastSet, Example
-from steering.errors import OutOfMemoryError
 from steering.float32_linear import FastLinears
 from steering.interventions import Variant
 from steering.metrics import FirstTokens, first_token_log_odds, kl_divergence, token_log_probabilities
+from steering.out_of_memory import half
 from steering.progress import Progress, Tick, no_tick, of_several
 from steering.prompt_trees import PromptTree, prompt_trees
 from steering.tree_pass import TreePass
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from steering.models import ChatModel
 
 BYPASS, INDUCE, KL = "bypass", "induce", "kl"
-# KL is taken of so many examples, then of so many more, and so on, then of the rest: a few show of most candidates with a
-# large KL that it exceeds the limit.
+# KL is taken of so many examples, then of so many more, and so on, then of the rest: a few show of most candidates
+# with a large KL that it exceeds the limit.
 FIRST_LOOKS = (3, 6, 10)
 # Tokens in a tree: attention grows with their square, and so may the logits of responses with the vocabulary.
 NODES_A_TREE = 1_000
@@ -134,14 +133,8 @@ def scores_in_turn(
         try:
             found += scores_of(scorer, directions[len(found) :][:rows], wanted, tick)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if rows == 1:
-                raise OutOfMemoryError(
-                    "There is not enough memory to score even one direction. Give shorter examples or choose a "
-                    "smaller model."
-                ) from error
-            rows //= 2
+            advice = "Give shorter examples or choose a smaller model."
+            rows = half(rows, error, "score even one direction", advice)
     progress(what, len(directions), len(directions))
     return found
 

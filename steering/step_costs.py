@@ -16,7 +16,7 @@ WORTH_DOUBLING = 0.9
 LOOKS = 2  # at each number of rows, of which the faster counts: the first of all warms up, and machines are not quiet
 LAYERS_ALIKE = 3  # over so many layers what a step tells of another candidate falls to a third
 LEANS_ALIKE = 0.3  # and over such a difference of leans
-# Before there is experience, a lean x counts as so many tries, of which a part of 1 / (1 + exp(−LEAN_STEEPNESS x)) drop.
+# Before there is experience, a lean x counts as so many tries, a part 1 / (1 + exp(−LEAN_STEEPNESS x)) of them drops.
 LEAN_TRIES, LEAN_STEEPNESS = 2.0, 3.0
 
 

@@ -11,10 +11,11 @@ import torch
 from families import FAMILIES
 from torch import Tensor
 
-from steering.activations import RESPONSE, class_means, is_out_of_memory, residuals
+from steering.activations import RESPONSE, class_means, residuals
 from steering.contrast import Example
 from steering.errors import Cancelled, ContrastSetError, OutOfMemoryError
 from steering.models import ChatModel
+from steering.out_of_memory import is_out_of_memory
 
 Tiny = Callable[[str], ChatModel]
 OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000 bytes."

@@ -30,6 +30,7 @@ LAYERS = (
         "contrast_files",
         "contrast_rows",
         "near_duplicates",
+        "out_of_memory",
         "packed",
         "prompt_trees",
         "template",
