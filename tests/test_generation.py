@@ -16,6 +16,7 @@ import pytest
 import torch
 from families import FAMILIES
 
+from steering.calibration import mean_negative_log_likelihoods
 from steering.directions import Direction
 from steering.errors import OutOfMemoryError, SteeringError
 from steering.generation import Reply, Step, stream_side_by_side
@@ -77,6 +78,21 @@ def test_padded_baselines_are_all_plain(name: str, tiny: Tiny) -> None:
     conversations = histories(chat)
     found = run(chat, conversations, [Variant.baseline()] * 3)[-1].token_ids
     assert found == [oracle.plain_greedy(chat, chat.encode(c), N_TOKENS) for c in conversations]
+
+
+@pytest.mark.parametrize("name", ("qwen2", "gemma2", "gpt-neox"))
+def test_the_head_is_given_no_view_with_gaps(name: str, tiny: Tiny) -> None:
+    """It would be multiplied row by row, which takes most of the time of reading a batch of prompts."""
+    chat = tiny(name)
+    seen: list[bool] = []
+    head = chat.model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous()))
+    try:
+        run(chat, histories(chat), [Variant.baseline()] * 3, max_new_tokens=2)
+        mean_negative_log_likelihoods(chat, QUESTION, [[5, 6, 7], [8, 9]])
+    finally:
+        hook.remove()
+    assert seen == [True] * 3  # the prompts, a step, the replies
 
 
 @pytest.mark.parametrize("name", FAMILIES)
