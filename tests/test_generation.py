@@ -80,7 +80,7 @@ def test_padded_baselines_are_all_plain(name: str, tiny: Tiny) -> None:
     assert found == [oracle.plain_greedy(chat, chat.encode(c), N_TOKENS) for c in conversations]
 
 
-@pytest.mark.parametrize("name", ("qwen2", "gemma2", "gpt-neox"))
+@pytest.mark.parametrize("name", ["qwen2", "gemma2", "gpt-neox"])
 def test_the_head_is_given_no_view_with_gaps(name: str, tiny: Tiny) -> None:
     """It would be multiplied row by row, which takes most of the time of reading a batch of prompts."""
     chat = tiny(name)
