@@ -151,17 +151,17 @@ class PromptScorer:
             [model.encode(list(example.messages)) for example in side]
             for side in (validation.positive, validation.negative)
         )
-        linears, looks = FastLinears(model.model), _looks(len(negative))
-        n = 2 + len(looks)
-        self._positive = _LastTokens(model, positive, linears, of_several(tick, 0, n))
-        self._negative = _LastTokens(model, negative, linears, of_several(tick, 1, n), from_any_layer=True)
+        linears = FastLinears(model.model)
+        self._positive = _LastTokens(model, positive, linears, of_several(tick, 0, 2))
+        self._negative = _LastTokens(model, negative, linears, of_several(tick, 1, 2), from_any_layer=True)
+        looks = {f"kl {start}": slice(start, end) for start, end in _looks(len(negative))}
         self._parts = {
-            f"kl {start}": _LastTokens(model, negative[start:end], linears, of_several(tick, 2 + i, n))
-            for i, (start, end) in enumerate(looks)
+            name: (_LastTokens(model, negative[part], linears, after=self._negative), self._negative.unsteered[part])
+            for name, part in looks.items()
         }
         self.steps = (
             Step("induce", {INDUCE: len(negative)}, from_own_layer=True),
-            *(Step(name, {KL: len(part.unsteered)}) for name, part in self._parts.items()),
+            *(Step(name, {KL: part.stop - part.start}) for name, part in looks.items()),
             Step("bypass", {BYPASS: len(positive)}),
         )
         self.totals = {BYPASS: len(positive), INDUCE: len(negative), KL: len(negative)}
@@ -182,8 +182,8 @@ class PromptScorer:
         ablated = [Variant.ablated(direction) for direction in directions]
         if step == "bypass":
             return [{BYPASS: values} for values in self.metric("positive", ablated, tick=tick)]
-        part = self._parts[step]
-        values = kl_divergence(part.unsteered, part.logits(ablated, tick=tick)).double().cpu()
+        part, unsteered = self._parts[step]
+        values = kl_divergence(unsteered, part.logits(ablated, tick=tick)).double().cpu()
         return [{KL: row} for row in values]
 
 
@@ -194,25 +194,37 @@ def _looks(total: int) -> list[tuple[int, int]]:
 
 
 class _LastTokens:
-    """Prompts in as few trees as their length allows, read at each prompt's last token."""
+    """Prompts in as few trees as their length allows, read at each prompt's last token.
+
+    ``unsteered`` are the model's own logits, float32 ``[n_prompts, vocabulary]``; not to be had of prompts that are
+    ``after`` others, as in :class:`TreePass`.
+    """
 
     def __init__(
         self,
         model: ChatModel,
         prompts: list[list[int]],
         linears: FastLinears,
-        tick: Tick,
+        tick: Tick = no_tick,
         *,
         from_any_layer: bool = False,
+        after: _LastTokens | None = None,
     ) -> None:
         trees = [tree for _, tree in prompt_trees([[prompt] for prompt in prompts], NODES_A_TREE)]
         self._passes = [
             TreePass(
-                model, tree, tree.ends, linears, from_any_layer=from_any_layer, tick=of_several(tick, i, len(trees))
+                model,
+                tree,
+                tree.ends,
+                linears,
+                from_any_layer=from_any_layer,
+                after=after._passes[0] if after else None,
+                tick=of_several(tick, i, len(trees)),
             )
             for i, tree in enumerate(trees)
         ]
-        self.unsteered = torch.cat([one.take_unsteered() for one in self._passes])
+        if after is None:
+            self.unsteered = torch.cat([one.take_unsteered() for one in self._passes])
 
     def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
         """Next-token logits, float32 ``[rows, n_prompts, vocabulary]``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class TreePass:
         read: the nodes whose next-token logits are wanted, int64 ``[n_read]``.
         linears: the model's.
         from_any_layer: whether passes will begin at other layers than the first; takes memory for what enters each.
+        after: a pass over other prompts of the same model. With it this tree is not run unsteered, only laid out: its
+            own logits are not to be had then, and passes begin at the first layer.
         tick: as for :meth:`logits`, for the first, unsteered pass.
 
     Raises:
@@ -55,6 +57,7 @@ class TreePass:
         linears: FastLinears,
         *,
         from_any_layer: bool = False,
+        after: TreePass | None = None,
         tick: Tick = no_tick,
     ) -> None:
         self.model = model
@@ -63,7 +66,10 @@ class TreePass:
         self._linears = linears
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._residuals: list[Tensor] = []
-        self._unsteered: Tensor | None = self._first_pass(tree, tick)
+        self._gives_tuples = after is not None and after._gives_tuples
+        laid_out = after is not None and not any("forward" in vars(block) for block in model.architecture.blocks)
+        logits = self._first_pass(tree, tick, laid_out)
+        self._unsteered: Tensor | None = None if laid_out else logits
 
     def take_unsteered(self) -> Tensor:
         """The model's own logits at the nodes read, float32 ``[n_read, vocabulary]``, on its device.
@@ -95,7 +101,8 @@ class TreePass:
     def _finish(self, hidden: Tensor) -> Tensor:
         return final_logits(self.model.model, self.model.architecture.final_norm(hidden)).float()
 
-    def _first_pass(self, tree: PromptTree, tick: Tick) -> Tensor:
+    def _first_pass(self, tree: PromptTree, tick: Tick, laid_out: bool) -> Tensor:
+        """Keep what the blocks are given. ``laid_out``: they hand on the stream as it is, and compute nothing."""
         model = self.model
         last: list[Tensor] = []
         sparse = cache(SparseMask.over)  # one for all blocks that are given the same mask
@@ -109,12 +116,23 @@ class TreePass:
                 self._residuals.append(args[0] if args else kwargs["hidden_states"])
             self._calls.append((args[1:], rest))
 
+        def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._gives_tuples = isinstance(output, tuple)
+
+        def hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return (hidden_states,) if self._gives_tuples else hidden_states
+
         def keep_last(module: nn.Module, args: tuple[Any, ...]) -> None:
             last.append(args[0][:, self._read.to(args[0].device)])
 
         with model.lock, ExitStack() as stack, torch.inference_mode():
             for block in model.architecture.blocks:
                 stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+                if laid_out:
+                    cast(Any, block).forward = hand_on
+                    stack.callback(delattr, block, "forward")
+                else:
+                    stack.callback(block.register_forward_hook(note).remove)
             stack.callback(model.architecture.final_norm.register_forward_pre_hook(keep_last).remove)
             with self._linears.in_use():
                 output = model.model(

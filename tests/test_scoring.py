@@ -214,3 +214,20 @@ def test_values_behind_a_score_are_in_the_order_of_the_examples(tiny: Tiny) -> N
     for example, value in zip(CHECK.positive, search.values(score.place, BYPASS).tolist(), strict=True):
         logits = plain_logits(chat, "qwen2", chat.encode(list(example.messages)), with_ablation)
         assert value == pytest.approx(log_odds(logits), abs=CLOSE)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_prompt_is_read_twice_as_it_is(name: str, tiny: Tiny) -> None:
+    """The parts of the KL are of prompts that were read already; they are laid out, and the blocks stay as they were."""
+    chat = tiny(name)
+    block = chat.architecture.blocks[-1]
+    counted: list[int] = []
+    hooks = [write.register_forward_hook(lambda *_: counted.append(1)) for write in chat.architecture.writes[-1]]
+    try:
+        scorer = PromptScorer(chat, CHECK, FirstTokens(TOKENS, ("a", "b"), "test"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(scorer.steps) > 4
+    assert len(counted) == 2 * len(hooks)  # one tree for each side
+    assert "forward" not in vars(block)
