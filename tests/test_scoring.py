@@ -218,7 +218,7 @@ def test_values_behind_a_score_are_in_the_order_of_the_examples(tiny: Tiny) -> N
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_prompt_is_read_twice_as_it_is(name: str, tiny: Tiny) -> None:
-    """The parts of the KL are of prompts that were read already; they are laid out, and the blocks stay as they were."""
+    """The parts of the KL are of prompts that were read before; they are laid out, and the blocks stay as they were."""
     chat = tiny(name)
     block = chat.architecture.blocks[-1]
     counted: list[int] = []
