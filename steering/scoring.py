@@ -211,7 +211,7 @@ class _LastTokens:
         after: _LastTokens | None = None,
     ) -> None:
         trees = [tree for _, tree in prompt_trees([[prompt] for prompt in prompts], NODES_A_TREE)]
-        self._passes = [
+        self._passes: list[TreePass] = [
             TreePass(
                 model,
                 tree,
@@ -224,7 +224,7 @@ class _LastTokens:
             for i, tree in enumerate(trees)
         ]
         if after is None:
-            self.unsteered = torch.cat([one.take_unsteered() for one in self._passes])
+            self.unsteered: Tensor = torch.cat([one.take_unsteered() for one in self._passes])
 
     def logits(self, variants: Sequence[Variant], first_layer: int = 0, tick: Tick = no_tick) -> Tensor:
         """Next-token logits, float32 ``[rows, n_prompts, vocabulary]``."""

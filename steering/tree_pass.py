@@ -66,7 +66,7 @@ class TreePass:
         self._linears = linears
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._residuals: list[Tensor] = []
-        self._gives_tuples = after is not None and after._gives_tuples
+        self._gives_tuples: bool = after is not None and after._gives_tuples
         laid_out = after is not None and not any("forward" in vars(block) for block in model.architecture.blocks)
         logits = self._first_pass(tree, tick, laid_out)
         self._unsteered: Tensor | None = None if laid_out else logits
