@@ -46,6 +46,10 @@ class _Candidate:
     direction: Direction | None  # None where the two sides do not differ
     known: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
+    def numbers(self, score: str) -> list[float]:
+        """What is known of a score, one number an example, in the order in which the steps were taken."""
+        return [x for result in self.known.values() for x in result.get(score, [])]
+
 
 @dataclass(eq=False)
 class _Run:
@@ -187,15 +191,15 @@ class CandidateSearch:
         open_steps = [step for step in self.scorer.steps if step.name not in one.known]
         if run.limits is None:
             return open_steps[0]
-        limits = run.limits
-        return min(
-            open_steps,
-            key=lambda step: self._costs[step.name].per_drop(self._work(step, [one]), self._outlook(step, one, limits)),
-        )
+
+        def per_drop(step: Step) -> float:
+            return self._costs[step.name].per_drop(self._work(step, [one]), self._outlook(step, one, run.limits))
+
+        return min(open_steps, key=per_drop)
 
     def _outlook(self, step: Step, one: _Candidate, limits: Limits | None) -> Outlook:
         """KL is the score that comes in parts, of which those known tell of the others."""
-        known = [x for result in one.known.values() for x in result.get(KL, [])]
+        known = one.numbers(KL)
         if limits is None or KL not in step.gives or not known:
             return Outlook(one.place)
         after = math.fsum(known) * (len(known) + step.gives[KL]) / len(known) / self.scorer.totals[KL]
@@ -246,7 +250,7 @@ class CandidateSearch:
         means: dict[str, float | None] = {}
         kl_sum = 0.0
         for name, total in self.scorer.totals.items():
-            values = [x for result in one.known.values() for x in result.get(name, [])]
+            values = one.numbers(name)
             means[name] = math.fsum(values) / total if len(values) == total else None
             if name == KL:
                 kl_sum = math.fsum(values) / total
