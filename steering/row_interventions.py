@@ -70,7 +70,7 @@ def cappings(variants: Sequence[Variant], n_layers: int) -> list[Capped]:
 def affine(variants: Sequence[Variant]) -> Affine | None:
     """What the rows ablate affinely, or None if none does."""
     joint = [_joint_affine(variant) for variant in variants]
-    basis = _padded([None if row is None else row[0] for row in joint])
+    basis = padded_bases([None if row is None else row[0] for row in joint])
     if basis is None:
         return None
     n_layers = next(len(row[1]) for row in joint if row is not None)
@@ -103,10 +103,10 @@ def _joint_affine(variant: Variant) -> tuple[Tensor, Tensor] | None:
 
 def ablated_basis(variants: Sequence[Variant]) -> Tensor | None:
     """A basis of all that each row ablates, float32 ``[rows, k, d_model]``; unused rows are zero. None if none does."""
-    return _padded([_joint_basis(variant) for variant in variants])
+    return padded_bases([_joint_basis(variant) for variant in variants])
 
 
-def _padded(bases: Sequence[Tensor | None]) -> Tensor | None:
+def padded_bases(bases: Sequence[Tensor | None]) -> Tensor | None:
     """One basis a row as one tensor, float32 ``[rows, k, d_model]``; unused rows are zero. None if there is none."""
     widest = max((len(basis) for basis in bases if basis is not None), default=0)
     if widest == 0:
