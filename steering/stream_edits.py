@@ -67,7 +67,9 @@ class StreamEdits:
                 hidden = self._cap(hidden, capping.unit, threshold)
         if self._affine is not None:
             hidden = self._project_out(hidden, self._affine.basis, self._affine.targets[layer])
-        return self.written(hidden)
+        hidden = self.written(hidden)
+        # What was added along an ablated direction may be far longer than what is left: once leaves its rounding.
+        return hidden if added is None else self.written(hidden)
 
     def written(self, x: Tensor) -> Tensor:
         """What a module adds to the stream, without what its row ablates; ``[rows, tokens, d_model]``."""
