@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Torch's threads wait for each other by spinning, which is slow on a core that the page or a browser wants too; to
-# sleep at once is slow everywhere. So they spin for a moment and then sleep. Seconds for one direction's scores, two
-# threads on two cores, alone, beside a process that wants a sixth of a core, as a browser does, and beside one that
-# wants a whole core: spinning 1.5, 2.0 and more than 10; sleeping 1.9, 2.3 and 2.7; this way 1.6, 1.7 and 2.9.
-# (libgomp, which torch brings on Linux, reads the count; other runtimes read the policy.)
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-import gradio as gr  # the settings above must come first
+import gradio as gr
 
 from steering.contrast import preset_names
 from steering.ui.api import steer_endpoint
 from steering.ui.blind import build_blind_tab
 from steering.ui.chat import FIRST_IDEA, Chat
-from steering.ui.engine import Engine, ModelOptions
+from steering.ui.engine import Engine
 from steering.ui.ideas import example_of, questions_of, title_of
-from steering.ui.layout import SETTINGS, Components, build_layout, page_options
+from steering.ui.layout import SETTINGS, Components, build_layout
 from steering.ui.make import build_make_tab
-from steering.ui.memory import keep_memory_small
 from steering.ui.model_choice import ModelChoice
-from steering.ui.scope import ASSETS, idea_line, state_line
+from steering.ui.scope import idea_line, state_line
 from steering.ui.session import Session, Sessions
 
 logger = logging.getLogger(__name__)
 
 VISITORS_AT_ONCE = 32
-WAITING_AT_MOST = 64
-LOOK_FOR_WORK = 0.02  # seconds
 
 
 def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
@@ -245,48 +231,4 @@ class _Handlers:
 _QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-def serve(arguments: list[str] | None = None) -> None:
-    """Start the playground; what ``python app.py`` does."""
-    options = _parsed(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    keep_memory_small()
-    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization))
-    models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"))
-    models.begin()
-    page = build_page(engine, models)
-    page.queue(max_size=WAITING_AT_MOST)
-    # Gradio looks for new work every millisecond, and each time interrupts the thread that writes the answers: without
-    # this they come 7 % slower.
-    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = LOOK_FOR_WORK
-    gr.set_static_paths([ASSETS])
-    page.launch(
-        server_name=options.host,
-        server_port=options.port,
-        state_session_capacity=200,
-        max_file_size="2mb",
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        share=False,
-        show_error=False,
-        footer_links=["api"],
-        **page_options(),
-    )
-
-
-def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="app.py", description="Chat with one small model three ways.")
-    parser.add_argument("--model", default="bundled", help="“bundled”, a hub id, a folder, or a .gguf file")
-    parser.add_argument(
-        "--port", type=int, default=None, help="default: GRADIO_SERVER_PORT, else the first free from 7860"
-    )
-    parser.add_argument("--host", default=None, help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
-    parser.add_argument(
-        "--device", default=None, help="cpu, cuda, cuda:1, or auto to spread a model over what there is"
-    )
-    parser.add_argument("--dtype", default=None, choices=["auto", "float32", "bfloat16", "float16"])
-    parser.add_argument("--quantization", default=None, choices=["8bit", "4bit"], help="through bitsandbytes")
-    return parser.parse_args(arguments)
-
-
-__all__ = ["build_page", "serve"]
+__all__ = ["build_page"]
