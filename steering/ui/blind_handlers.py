@@ -14,14 +14,14 @@ import gradio as gr
 from steering.errors import Cancelled, SteeringError
 from steering.ui import blind_markup
 from steering.ui.blind_votes import LETTERS, Round, Votes, counts, shuffled, sound_votes, tally_of, with_vote
-from steering.ui.blind_work import NO_IDEA, checked, is_there, write_answers
+from steering.ui.blind_work import NO_IDEA, checked, is_there, request_of
 from steering.ui.chat import UNFORESEEN, Chat
 from steering.ui.ideas import example_of, is_own, questions_of, title_of
 from steering.ui.layout import SETTINGS
 from steering.ui.scope import State, queued_message
 from steering.ui.session import Session, Sessions
 from steering.ui.turn import Tick
-from steering.ui.worker import Job
+from steering.ui.worker import Reports
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class BlindHandlers:
         blind.idea, blind.round, blind.open = idea, None, False
         kept = sound_votes(votes)
         try:
-            blind.job = job = self.chat.engine.worker.submit(lambda job: write_answers(self.chat, session, asked, job))
+            blind.job = job = self.chat.engine.ask(request_of(asked))
             replies = yield from self._follow(job)
             if job.stopped:
                 raise Cancelled
@@ -128,7 +128,7 @@ class BlindHandlers:
         if job is not None:
             job.stop()
 
-    def _follow(self, job: Job) -> Generator[Updates, None, list[str]]:
+    def _follow(self, job: Reports) -> Generator[Updates, None, list[str]]:
         """What to show while the answers are written: at most the longest one's length, which says nothing of whose."""
         replies = ["", "", ""]
         news: News = ("prefill", READING, READING)
@@ -149,7 +149,7 @@ class BlindHandlers:
                 yield self._shown(line, running=True)
         return replies
 
-    def _news(self, report: Any, job: Job) -> News | None:
+    def _news(self, report: Any, job: Reports) -> News | None:
         """What a report of the work changes in the status line; None if nothing."""
         if isinstance(report, Tick):
             if report.started:
@@ -159,8 +159,8 @@ class BlindHandlers:
         if report is not None:
             what, done, total = report
             return "prefill", f"{FINDING} {what}: {done / total:.0%}", FINDING
-        if not job.started.is_set():
-            words = queued_message(job.before, self.chat.engine.worker.seconds_before(job))
+        if job.before:
+            words = queued_message(job.before, job.seconds_before)
             return "queued", words, words
         return None
 

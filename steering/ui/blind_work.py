@@ -12,20 +12,18 @@ from steering.ui.chat import Chat
 from steering.ui.ideas import is_own, title_of
 from steering.ui.layout import MESSAGE_LIMIT, SETTINGS
 from steering.ui.session import Session
-from steering.ui.turn import TurnRequest, turn_work
-from steering.ui.worker import Job
+from steering.ui.turn import TurnRequest
 
 if TYPE_CHECKING:
     from steering.directions import Direction
 
 NO_QUESTION = "Write a question first, or pick one below."
 NO_IDEA = "This idea is not there for the model in use. Choose another."
-EXCHANGED = "Another model came into use while you waited. Press again to ask it."
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, and the idea on the model in use that it is asked for; the last three are for the vote."""
+    """A question, and the idea on the model in use that it is asked for; title, model and tally are for the vote."""
 
     idea: str
     own: Direction | None
@@ -33,6 +31,7 @@ class Asked:
     title: str
     model: str
     tally: str
+    expects: tuple[str, str]
 
 
 def is_there(chat: Chat, session: Session, idea: str) -> bool:
@@ -57,21 +56,11 @@ def checked(chat: Chat, session: Session, idea: str, message: str) -> Asked:
     if not is_there(chat, session, idea):
         raise SteeringError(NO_IDEA)
     own = session.own[idea] if is_own(idea) else None
-    return Asked(idea, own, text, title_of(idea, session), model.label, tally_of(idea, own, model))
+    title, tally = title_of(idea, session), tally_of(idea, own, model)
+    return Asked(idea, own, text, title, model.label, tally, (model.name, model.revision))
 
 
-def write_answers(chat: Chat, session: Session, asked: Asked, job: Job) -> None:
-    """Write the three answers at the settings the chat starts with and at the idea's own strength.
-
-    Runs on the model's thread and reports what :func:`steering.ui.turn.turn_work` does.
-    """
-    from steering.interventions import Dial
-
-    engine = chat.engine
-    if asked.own is None:
-        engine.preset_direction(asked.idea, job.progress)  # from here on its strength is known
-    if tally_of(asked.idea, asked.own, engine.ready_model()) != asked.tally:
-        raise SteeringError(EXCHANGED)
-    strength = chat.strength(Session(session.key, asked.idea, own=session.own)).start
+def request_of(asked: Asked) -> TurnRequest:
+    """The turn that writes the three answers, at the settings the chat starts with and at the idea's own strength."""
     usual = {part.name: SETTINGS[part.name] for part in dataclasses.fields(TurnRequest) if part.name in SETTINGS}
-    turn_work(engine, TurnRequest(asked.idea, asked.own, [[], [], []], asked.text, Dial(strength), **usual), job)
+    return TurnRequest(asked.idea, asked.own, [[], [], []], asked.text, None, expects=asked.expects, **usual)

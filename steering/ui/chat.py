@@ -1,108 +1,36 @@
-"""The Chat tab's handlers: asking, stopping, going back, choosing an idea. They hold no model and no torch."""
+"""The Chat tab's handlers: asking, stopping, going back, choosing. They hold no model and no torch."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steering.errors import Cancelled, SteeringError
-from steering.ui.engine import Engine
-from steering.ui.ideas import (
-    Strength,
-    example_of,
-    fits_model,
-    idea_choices,
-    is_own,
-    note_on,
-    preset_card_of_direction,
-    preset_strength,
-    questions_of,
-    strength_of,
-    title_of,
-)
-from steering.ui.layout import MESSAGE_LIMIT, as_text
-from steering.ui.scope import idea_line, queued_message, state_line
-from steering.ui.session import Session, Turn
-from steering.ui.turn import Tick, TurnRequest, checked_coefficient, turn_work
-from steering.ui.worker import Job
+from steering.ui.chat_view import ChatView, View
+from steering.ui.columns import BOTH, PROMPTED, SETS
+from steering.ui.conversations import Turn
+from steering.ui.ideas import fits_model, is_own, prompt_of, title_of
+from steering.ui.layout import MESSAGE_LIMIT
+from steering.ui.scope import queued_message, state_line
+from steering.ui.session import Session
+from steering.ui.turn import OtherIdea, Tick, TurnRequest, checked_coefficient, told
+from steering.ui.worker import Reports
+
+if TYPE_CHECKING:
+    from steering.interventions import Dial
 
 logger = logging.getLogger(__name__)
 
 FIRST_IDEA = "poetic"
 STOPPED_EARLY = "Stopped before the first word. Your question is back in the box."
 UNFORESEEN = "Something went wrong inside the program; its log says what. Ask again, or choose another idea."
-
-Messages = list[dict[str, str]]
-View = tuple[Messages, Messages, Messages, str]
+PATIENCE_TO_STOP = 3.0  # seconds
 
 
-class Chat:
-    """What a visitor can do with the three conversations."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    # ------------------------------------------------------------------ what is shown
-
-    def view(self, session: Session) -> View:
-        """The three panes and the scope's log as they are now."""
-        turns = list(session.conversation(session.idea))
-        if session.live and session.live_idea == session.idea:
-            turns.append(session.live)
-        first, second, third = (
-            [
-                message
-                for turn in turns
-                for message in (
-                    {"role": "user", "content": as_text(turn.question)},
-                    {"role": "assistant", "content": as_text(turn.replies[variant])},
-                )
-            ]
-            for variant in range(3)
-        )
-        return first, second, third, session.log
-
-    def rest_log(self, session: Session) -> str:
-        """The log of the newest turn of the idea in view, or of nothing yet."""
-        if session.live and session.live_idea == session.idea:
-            return session.live.log
-        turns = session.conversation(session.idea)
-        return turns[-1].log if turns else self.names_line(session) + state_line("idle", self._note(session))
-
-    def _note(self, session: Session) -> str:
-        """What to know of the idea in view on the model in use before asking."""
-        model = self.engine.model
-        if is_own(session.idea):
-            return ""
-        if model is None or model.name == "bundled":
-            return note_on(session.idea, preset_card_of_direction(session.idea))
-        known = self.engine.known_direction(session.idea)
-        return note_on(session.idea, known.card) if known else ""
-
-    def names_line(self, session: Session) -> str:
-        strength = self.strength(session)
-        return idea_line(
-            "Your idea" if is_own(session.idea) else title_of(session.idea, session),
-            sweet=strength.sweet,
-            end=strength.end,
-            dose=strength.dose,
-            opposite=session.sign < 0,
-        )
-
-    def strength(self, session: Session) -> Strength:
-        """The slider's range for the idea in view and the model in use."""
-        model = self.engine.model
-        if is_own(session.idea):
-            return strength_of(session.own[session.idea])
-        if model is None or model.name == "bundled":
-            return preset_strength(session.idea)
-        known = self.engine.known_direction(session.idea)
-        return strength_of(known) if known else Strength(1.0, 3.0, None)
-
-    def choices(self, session: Session) -> list[tuple[str, str]]:
-        model = self.engine.model
-        return idea_choices(session, model.name if model else "", model.revision if model else "")
+class Chat(ChatView):
+    """What a visitor can do with the conversations of the columns."""
 
     # ------------------------------------------------------------------ asking
 
@@ -112,29 +40,42 @@ class Chat:
         if not question or session.is_busy:
             return message
         session.pending = question[:MESSAGE_LIMIT]
+        if session.editing is not None:
+            session.conversation(session.idea).branch(session.editing)
+            session.editing = None
         return ""
 
     def accept_again(self, session: Session) -> None:
         """Take the last question once more; with sampling, with other dice."""
-        turns = session.conversation(session.idea)
-        if turns and not session.is_busy:
-            session.pending = turns.pop().question
+        if self._take_back(session):
             session.tries += 1
 
+    def _take_back(self, session: Session) -> bool:
+        """Let the last question be asked again in its place; whether there is one, and nothing is being written."""
+        turns = session.conversation(session.idea).turns
+        if not turns or session.is_busy:
+            return False
+        session.editing = None
+        session.pending = turns.pop().question
+        return True
+
     def respond(self, session: Session, strength: float, settings: dict[str, Any]) -> Iterator[View]:
-        """Answer the pending question three times; yields what to show, about twelve times a second."""
+        """Answer the pending question in every column; yields what to show, about twelve times a second."""
         question, session.pending = session.pending, ""
         if not question:
             yield self.view(session)
             return
-        idea = session.idea
-        session.live = live = Turn(question, ["", "", ""], self.names_line(session) + state_line("prefill"))
+        idea, columns = session.idea, session.columns
+        session.live = live = Turn(
+            question, columns, [""] * len(columns), self.names_line(session) + state_line("prefill")
+        )
         session.live_idea = idea
         session.log = live.log
         try:
             request = self._request(session, question, strength, settings)
+            live.settings = told(request)
             yield self.view(session)
-            session.job = job = self.engine.worker.submit(lambda job: turn_work(self.engine, request, job), short=True)
+            session.job = job = self.engine.ask(request)
             for _ in self._follow(job, live):
                 if session.idea == session.live_idea:
                     session.log = live.log
@@ -149,23 +90,25 @@ class Chat:
             live.log += state_line("error", UNFORESEEN)
         finally:
             session.stop()  # also when the page was closed in the middle
-            session.live = session.job = session.dial = None
+            session.live = session.job = session.dial = session.other_dial = None
         if not session.live_idea:
             live.log = self.rest_log(session)
-        elif any(live.replies):  # what was written stays, whatever ended it
+        elif any(live.replies) or any(live.thoughts):  # what was written stays, whatever ended it
             session.conversation(idea).append(live)
         else:
             session.unanswered = question
+            session.conversation(idea).tidy()
         if session.idea == idea:
             session.log = live.log
         yield self.view(session)
 
     @staticmethod
-    def _ending(job: Job, live: Turn) -> str:
+    def _ending(job: Reports, live: Turn) -> str:
+        written = any(live.replies) or any(live.thoughts)
         if job.stopped:
-            return state_line("stopped", "" if any(live.replies) else STOPPED_EARLY)
-        if not any(live.replies):
-            return state_line("idle", "The model had nothing to say in any of the three answers. Ask it differently.")
+            return state_line("stopped", "" if written else STOPPED_EARLY)
+        if not written:
+            return state_line("idle", "The model had nothing to say in any of the answers. Ask it differently.")
         return state_line("idle", live.note)
 
     def _request(self, session: Session, question: str, strength: float, settings: dict[str, Any]) -> TurnRequest:
@@ -173,13 +116,19 @@ class Chat:
 
         self.engine.ready_model()
         session.dial = Dial(session.sign * checked_coefficient(strength))
-        own = session.own.get(session.idea)
+        session.other_dial = Dial(checked_coefficient(session.other_strength))
+        columns = session.columns
         return TurnRequest(
             idea=session.idea,
-            own=own,
-            histories=session.histories(session.idea),
+            own=session.own.get(session.idea),
+            histories=session.conversation(session.idea).histories(columns),
             question=question,
             dial=session.dial,
+            columns=columns,
+            other=self._other(session, session.other_dial) if BOTH in columns else None,
+            knobs=self.knobs(session),
+            prompt=prompt_of(session.idea, title_of(session.idea, session)) if PROMPTED in columns else "",
+            owner=session.key,
             system_prompt=str(settings["system_prompt"] or "")[:MESSAGE_LIMIT],
             max_new_tokens=int(min(512, max(1, settings["max_new_tokens"]))),
             temperature=float(settings["temperature"]),
@@ -189,53 +138,85 @@ class Chat:
             removal=str(settings["removal"]),
             addition=str(settings["addition"]),
             thinking=bool(settings["thinking"]),
+            thinking_acts=str(settings["thinking_acts"]),
         )
 
-    def _follow(self, job: Job, live: Turn) -> Iterator[None]:
+    def _other(self, session: Session, dial: Dial) -> OtherIdea:
+        idea = self.other_idea(session)
+        return OtherIdea(idea, session.own.get(idea), dial)
+
+    def _follow(self, job: Reports, live: Turn) -> Iterator[None]:
         """Write a job's reports into the turn; yields after each change."""
         waiting = ""
         for report in job.reports():
             if report is None:
-                if job.started.is_set():
-                    continue
-                words = queued_message(job.before, self.engine.worker.seconds_before(job))
-                if words != waiting:
+                words = queued_message(before, job.seconds_before) if (before := job.before) else ""
+                if words and words != waiting:
                     waiting = words
                     live.log += state_line("queued", words, button="Waiting…")
                     yield
             elif isinstance(report, Tick):
-                live.log += report.lines
-                if report.started:
-                    live.log += state_line("prefill")
-                else:
-                    live.replies = report.texts
-                    live.log += state_line("running", rate=report.rate)
-                    if report.left_out:
-                        count = report.left_out
-                        live.note = f"Done. The oldest {count} messages did not fit any more and were left out."
+                self.take(report, live)
                 yield
             else:
                 what, done, total = report
                 live.log += state_line("prefill", f"Finding the direction, only once. {what}: {done / total:.0%}")
                 yield
 
+    @staticmethod
+    def take(tick: Tick, live: Turn) -> None:
+        """Write a tick into the turn."""
+        live.log += tick.lines
+        if tick.started:
+            live.points_to = tick.points_to
+            live.log += state_line("prefill")
+            return
+        live.replies, live.thoughts = tick.texts, tick.thoughts
+        live.likeliest.update(tick.likeliest)
+        live.log += state_line("running", rate=tick.rate)
+        if tick.left_out:
+            live.note = f"Done. The oldest {tick.left_out} messages did not fit any more and were left out."
+
     # ------------------------------------------------------------------ going back
 
     def undo(self, session: Session) -> str | None:
         """Take the last turn away; its question, or None."""
-        turns = session.conversation(session.idea)
-        if session.is_busy or not turns:
+        conversation = session.conversation(session.idea)
+        if session.is_busy or not conversation.turns:
             return None
-        question = turns.pop().question
+        session.editing = None
+        question = conversation.turns.pop().question
+        conversation.tidy()
         session.log = self.rest_log(session)
         return question
+
+    def edit(self, session: Session) -> str | None:
+        """The last question, to be asked differently with the old answers kept; pressed again, the one before it."""
+        turns = session.conversation(session.idea).turns
+        if session.is_busy or not turns:
+            return None
+        before = session.editing if session.editing is not None else len(turns)
+        session.editing = before - 1 if before else len(turns) - 1
+        words = "Edit the question and ask. The answers there are stay, on a branch of their own."
+        if len(turns) > 1:
+            words = f"Question {session.editing + 1} of {len(turns)} is in the box. {words} Press again for another."
+        session.log += state_line("idle", words)
+        return turns[session.editing].question
+
+    def go_branch(self, session: Session, step: int) -> None:
+        """Bring another branch of the conversation into view."""
+        if session.is_busy:
+            return
+        session.editing = None
+        session.conversation(session.idea).go(step)
+        session.log = self.rest_log(session)
 
     def clear(self, session: Session) -> None:
         """Begin the idea's conversation anew."""
         session.stop()
         if session.live_idea == session.idea:
             session.live_idea = ""  # what is still being written belongs to no conversation any more
-        session.turns[session.idea] = []
+        session.forget(session.idea)
         session.tries = 0
         session.log = self.rest_log(session)
 
@@ -247,18 +228,37 @@ class Chat:
             return
         if idea != session.idea:
             session.stop()
+            session.editing = None
         session.idea = idea
         session.log = self.rest_log(session)
 
-    def question_for(self, session: Session, message: str) -> str:
-        """What the box should hold after an idea was chosen: a question typed by hand stays."""
-        suggested = {example_of(key) for _, key in self.choices(session)} | {""}
-        if session.conversation(session.idea):
-            return "" if message in suggested else message
-        return (example_of(session.idea) or message) if message in suggested else message
+    def compare(self, session: Session, beside: str) -> bool:
+        """Set other columns side by side; whether the last question must be asked again to fill them.
 
-    def questions(self, session: Session) -> list[str]:
-        return questions_of(session.idea)
+        What is being written is stopped first.
+        """
+        if beside not in SETS or (beside == session.beside and beside != "both"):
+            return False
+        session.stop()
+        end = time.monotonic() + PATIENCE_TO_STOP
+        while session.is_busy and time.monotonic() < end:
+            time.sleep(0.02)
+        if session.is_busy:
+            return False
+        session.beside = beside
+        turns = session.conversation(session.idea).turns
+        lacks = bool(turns) and (beside in ("both", "knob") or not set(session.columns) <= set(turns[-1].columns))
+        if lacks:
+            self._take_back(session)
+        session.log = self.rest_log(session)
+        return lacks
+
+    def choose_other(self, session: Session, idea: str) -> None:
+        """Choose what is turned up when two ideas act at once."""
+        if idea in [key for _, key in self.other_choices(session)]:
+            session.other = idea
+            session.other_strength = self.strength(session, idea).start
+            session.log += self.names_line(session)
 
     def opposite(self, session: Session, third_answer: str) -> None:
         """Let the third answer have the direction added or subtracted."""
@@ -269,6 +269,13 @@ class Chat:
         """Move the coefficient while replies are being written."""
         if session.dial is not None and strength is not None:
             session.dial.value = session.sign * checked_coefficient(strength)
+
+    def turn_other_dial(self, session: Session, strength: float | None) -> None:
+        """Move that of the second idea, also while nothing is being written."""
+        if strength is not None:
+            session.other_strength = checked_coefficient(strength)
+            if session.other_dial is not None:
+                session.other_dial.value = session.other_strength
 
     def put_aside(self, session: Session) -> str:
         """After a model was exchanged: leave an idea that is another model's; the sentence that says so, or ""."""

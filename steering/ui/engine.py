@@ -9,20 +9,28 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import psutil
 
 from steering.errors import SteeringError
-from steering.ui.worker import Job, Worker
+from steering.ui.desk import Desk
+from steering.ui.worker import Job, Reports, Worker
 
 if TYPE_CHECKING:
     from steering.directions import Direction
+    from steering.kept_rows import KeptRows
     from steering.models import ChatModel
     from steering.progress import Progress
     from steering.ui.best_search import KeptSearch
+    from steering.ui.turn import TurnRequest
 
 logger = logging.getLogger(__name__)
+
+
+KEPT_BYTES = 600_000_000  # keys and values of all visitors' last turns
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,14 @@ class Engine:
     def __init__(self, options: ModelOptions) -> None:
         self.options = options
         self.worker = Worker()
+        self.desk = Desk(self)
         self.model: ChatModel | None = None
         self.loading: Loading | None = None
         self.kept_search: KeptSearch | None = None
         self._change = threading.Lock()
         self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
+        self._random_twins: WeakKeyDictionary[Direction, Direction] = WeakKeyDictionary()
+        self._points_to: WeakKeyDictionary[Direction, list[str]] = WeakKeyDictionary()
 
     def load(self, source: str, label: str, revision: str | None = None) -> bool:
         """Begin to load a model; False if another is on its way already."""
@@ -125,6 +136,8 @@ class Engine:
         with self._change:
             self.model, self.loading, self.kept_search = model, None, None
             self._directions.clear()
+            self._points_to.clear()
+            self._random_twins.clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -193,6 +206,36 @@ class Engine:
         """A preset's direction for the model in use if it was needed before."""
         model = self.model
         return self._directions.get((model.name, model.revision, name)) if model else None
+
+    def ask(self, request: TurnRequest) -> Reports:
+        """Have the replies of one turn written; it reports a `Tick` about twelve times a second."""
+        return self.desk.ask(request)
+
+    def random_twin(self, direction: Direction) -> Direction:
+        """A random direction of equal length, the same one as long as ``direction`` is in use."""
+        from steering.ui.columns import random_twin
+
+        return self._random_twins.setdefault(direction, random_twin(direction))
+
+    def points_to(self, direction: Direction) -> list[str]:
+        """The words that a direction itself points to; call it on the worker's thread."""
+        from steering.explain import words_pointed_to
+
+        if direction not in self._points_to:
+            self._points_to[direction] = words_pointed_to(self.ready_model(), direction)
+        return self._points_to[direction]
+
+    @cached_property
+    def kept_rows(self) -> KeptRows:
+        """Keys and values of visitors' last turns; made when the first is written, for it needs torch."""
+        from steering.kept_rows import KeptRows
+
+        return KeptRows(KEPT_BYTES)
+
+    def forget(self, visitor: str) -> None:
+        """Give back what is kept for a visitor who left."""
+        if "kept_rows" in self.__dict__:
+            self.kept_rows.forget(visitor)
 
     @property
     def state_words(self) -> str:

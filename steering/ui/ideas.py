@@ -121,6 +121,13 @@ def example_of(idea: str) -> str:
     return "" if is_own(idea) else str(preset_card(idea)["example"])
 
 
+def prompt_of(idea: str, title: str) -> str:
+    """What a model is told when it is just asked for an idea."""
+    if is_own(idea):
+        return f"Whatever you are asked, let your answer show this as clearly as you can: {title}."
+    return str(preset_card(idea)["prompt"])
+
+
 def questions_of(idea: str) -> list[str]:
     """Four questions to try: two that call for the idea, two that do not."""
     if is_own(idea):

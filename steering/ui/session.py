@@ -7,6 +7,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from steering.ui.columns import SETS
+from steering.ui.conversations import Conversation, Turn
+
 if TYPE_CHECKING:
     from steering.contrast import ContrastSet
     from steering.directions import Candidates, Direction
@@ -15,20 +18,10 @@ if TYPE_CHECKING:
     from steering.ui.best_search import Search
     from steering.ui.blind_votes import Round
     from steering.ui.engine import Loading
-    from steering.ui.worker import Job
+    from steering.ui.worker import Reports
 
 SESSIONS_KEPT = 200
 OWN = "own:"  # the key of an own direction is this and its number
-
-
-@dataclass
-class Turn:
-    """One question, the three replies to it, the log of how they were written, and what to say of it at the end."""
-
-    question: str
-    replies: list[str]
-    log: str
-    note: str = ""
 
 
 @dataclass
@@ -57,7 +50,7 @@ class BlindTest:
     """What stands on the “Blind test” tab: the idea, the work, the answers, and whether they wait for a vote."""
 
     idea: str = ""
-    job: Job | None = None
+    job: Reports | None = None
     round: Round | None = None
     open: bool = False
 
@@ -68,12 +61,15 @@ class Session:
 
     Attributes:
         idea: the idea in view.
-        turns: the finished turns of each idea.
+        conversations: the finished turns of each idea, in branches.
+        beside: which columns stand side by side, a key of `columns.SETS`.
+        other: with two ideas at once, the one that is turned up, and how strongly.
+        editing: the number of the turn whose question is in the box to be asked differently.
         log: what the scope shows.
         pending: a question that was accepted and is not being answered yet.
         unanswered: a question whose answer failed, to be given back to the box.
         live, live_idea: the turn being written, and whose conversation it belongs to.
-        job, dial: its work, and the coefficient that can be moved meanwhile.
+        job, dial, other_dial: its work, and the coefficients that can be moved meanwhile.
         sign: −1 when the third answer shows the opposite.
         tries: how often a question was asked again; moves the seed.
         own: directions of the visitor's own, by key.
@@ -84,14 +80,19 @@ class Session:
 
     key: str
     idea: str
-    turns: dict[str, list[Turn]] = field(default_factory=dict)
+    conversations: dict[str, Conversation] = field(default_factory=dict)
+    beside: str = "three"
+    other: str = ""
+    other_strength: float = 1.0
+    editing: int | None = None
     log: str = ""
     pending: str = ""
     unanswered: str = ""
     live: Turn | None = None
     live_idea: str = ""
-    job: Job | None = None
+    job: Reports | None = None
     dial: Dial | None = None
+    other_dial: Dial | None = None
     sign: int = 1
     tries: int = 0
     own: dict[str, Direction] = field(default_factory=dict)
@@ -105,22 +106,17 @@ class Session:
     def is_busy(self) -> bool:
         return self.live is not None
 
-    def conversation(self, idea: str) -> list[Turn]:
-        return self.turns.setdefault(idea, [])
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of the columns in view."""
+        return SETS[self.beside]
 
-    def histories(self, idea: str) -> list[list[dict[str, str]]]:
-        """The three conversations as messages, ready for another user's text."""
-        return [
-            [
-                message
-                for turn in self.conversation(idea)
-                for message in (
-                    {"role": "user", "content": turn.question},
-                    {"role": "assistant", "content": turn.replies[variant]},
-                )
-            ]
-            for variant in range(3)
-        ]
+    def conversation(self, idea: str) -> Conversation:
+        return self.conversations.setdefault(idea, Conversation())
+
+    def forget(self, idea: str) -> None:
+        """Begin an idea's conversation anew."""
+        self.conversations[idea] = Conversation(was_used=True)
 
     def add_own(self, direction: Direction) -> str:
         """Keep a direction of the visitor's own; the key it is chosen by."""

@@ -1,42 +1,83 @@
-"""One turn: the work that writes three replies on the model's thread, and the ticks the page receives of it."""
+"""One turn: what is asked of the engine, and the ticks the page receives while the replies are written."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from steering.errors import SteeringError
+from steering.ui.columns import RANDOM, THREE, Asked, variant
+from steering.ui.conversations import Likeliest, Message
 from steering.ui.scope import coefficient_line, header, token_line
 
 if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.generation import Step
     from steering.interventions import Dial
+    from steering.kept_rows import KeptRows
+    from steering.progress import Progress
+    from steering.replies import Replies, ReplyRequest
     from steering.ui.engine import Engine
     from steering.ui.worker import Job
 
 TICKS_PER_SECOND = 12
 LONGEST_RUN = 180  # seconds; a lost connection is not always noticed
 LARGEST_COEFFICIENT = 100.0
+EXCHANGED = "Another model came into use while you waited. Press again to ask it."
+TOLD = (
+    "system_prompt",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "repetition_penalty",
+    "seed",
+    "removal",
+    "addition",
+    "thinking",
+    "thinking_acts",
+)
+LIKELIEST = 5  # next tokens that are remembered of each token of each column
+
+
+@dataclass(frozen=True)
+class OtherIdea:
+    """With two ideas at once, the one that is turned up."""
+
+    idea: str
+    own: Direction | None
+    dial: Dial
 
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """What is asked: one question for three conversations.
+    """What is asked: one question for the conversations of all columns.
 
     Attributes:
         idea: a preset's name, used when ``own`` is None.
-        histories: the three conversations so far.
-        dial: the coefficient, which the visitor may turn meanwhile.
+        histories: the conversations so far, one a column.
+        dial: the coefficient, which the visitor may turn meanwhile; None is where the direction's own slider begins.
+        columns: the columns' keys (`columns`).
+        knobs: the strengths of the one knob.
+        prompt: what the model is told when it is just asked for the idea.
+        owner: whose keys and values may be kept for the next turn; "" keeps none.
         removal, addition: how the direction is taken out and turned up, as `methods` names the ways.
+        thinking_acts: where the direction acts if the model thinks aloud: “both”, “thought” or “answer”.
+        expects: name and revision of the model that this is meant for, where it matters.
     """
 
     idea: str
     own: Direction | None
-    histories: list[list[dict[str, str]]]
+    histories: list[list[Message]]
     question: str
-    dial: Dial
+    dial: Dial | None
+    columns: tuple[str, ...] = THREE
+    other: OtherIdea | None = None
+    knobs: tuple[float, ...] = ()
+    prompt: str = ""
+    owner: str = ""
     system_prompt: str = ""
     max_new_tokens: int = 200
     temperature: float = 0.0
@@ -46,113 +87,235 @@ class TurnRequest:
     removal: str = "centred"
     addition: str = "added"
     thinking: bool = False
+    thinking_acts: str = "both"
+    expects: tuple[str, str] | None = None
 
 
 @dataclass
 class Tick:
-    """News for the page: new lines for the log, the replies so far, and how fast they come."""
+    """News for the page: new lines for the log, the replies so far, and how fast they come.
+
+    ``likeliest`` has what could have been said at each new token, by column and token number.
+    """
 
     lines: str
-    texts: list[str] = field(default_factory=lambda: ["", "", ""])
-    n_tokens: list[int] = field(default_factory=lambda: [0, 0, 0])
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    n_tokens: list[int] = field(default_factory=list)
+    likeliest: dict[tuple[int, int], Likeliest] = field(default_factory=dict)
+    points_to: list[str] = field(default_factory=list)
     rate: float | None = None
     left_out: int = 0
     started: bool = False
     layer: int | None = None
 
 
-def turn_work(engine: Engine, request: TurnRequest, job: Job) -> None:
-    """Write the replies, reporting a :class:`Tick` about twelve times a second; runs on the model's thread."""
-    from steering.generation import stream_side_by_side
-    from steering.interventions import Variant
-    from steering.ui.methods import removed, taken_out, turned_up
+class TurnWriter:
+    """One turn on the model's side: what the engine is asked, and the ticks that are reported of its steps.
 
-    model = engine.ready_model()
-    direction = request.own or engine.preset_direction(request.idea, job.progress)
-    direction.require_fit(model)
-    ablated = removed(request.removal, direction)
-    model.thinking = request.thinking and model.can_think
-    system = [{"role": "system", "content": request.system_prompt}] if request.system_prompt.strip() else []
-    question = {"role": "user", "content": request.question}
-    variants = [
-        Variant.baseline(),
-        taken_out(request.removal, direction),
-        turned_up(request.addition, direction, request.dial),
-    ]
-    started = header(
-        time.time_ns(),
-        model.n_layers,
-        layer=direction.layer,
-        max_new_tokens=request.max_new_tokens,
-        coefficient=request.dial.value,
-    )
-    job.report(Tick(started, started=True, layer=direction.layer))
-    steps = stream_side_by_side(
-        model,
-        [[*system, *history, question] for history in request.histories],
-        variants,
-        max_new_tokens=request.max_new_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        repetition_penalty=request.repetition_penalty,
-        seed=request.seed,
-        probe=ablated,
-    )
-    reporter = _Reporter(job, request.dial)
-    for step in steps:
-        reporter.take(step)
-        if job.stopped or time.monotonic() - reporter.start > LONGEST_RUN:
-            break
-    reporter.flush()
+    Made on the model's thread, because a preset's direction may have to be found first.
 
+    Args:
+        report: takes each :class:`Tick`.
+        progress: told while a direction is being found.
 
-class _Reporter:
-    """Collects steps and reports them as ticks."""
+    Raises:
+        SteeringError: if something asked is out of range or does not fit the model.
+    """
 
-    def __init__(self, job: Job, dial: Dial) -> None:
+    def __init__(
+        self, engine: Engine, request: TurnRequest, report: Callable[[Tick], None], progress: Progress
+    ) -> None:
+        from steering.interventions import Dial
+        from steering.ui.ideas import strength_of
+
+        self.request = request
+        self._engine = engine
+        self.model = model = engine.ready_model()
+        if request.expects not in (None, (model.name, model.revision)):
+            raise SteeringError(EXCHANGED)
+        self._report = report
+        self.direction = direction = request.own or engine.preset_direction(request.idea, progress)
+        direction.require_fit(model)
+        random = engine.random_twin(direction) if RANDOM in request.columns else None
+        other = request.other and (request.other.own or engine.preset_direction(request.other.idea, progress))
+        self.dial = dial = request.dial or Dial(strength_of(direction).start)
+        asked = Asked(
+            direction,
+            dial,
+            request.removal,
+            request.addition,
+            random,
+            other,
+            request.other.dial if request.other else None,
+            request.knobs,
+            request.prompt,
+            request.system_prompt,
+        )
+        self.variants = [_acting(variant(key, asked), request.thinking_acts) for key in request.columns]
         self.start = time.monotonic()
-        self._job = job
-        self._dial = dial
         self._coefficient = dial.value
         self._lines: list[str] = []
+        self._likeliest: dict[tuple[int, int], Likeliest] = {}
         self._newest: Step | None = None
         self._first_token: float | None = None
         self._last_tick = 0.0
         self._steps = 0
 
+    def asked(self, kept_rows: KeptRows | None = None) -> ReplyRequest:
+        """What the engine is asked; ``model.thinking`` is set to what this turn wants.
+
+        ``kept_rows`` has what was kept of the last turn, and is to have this one's (:meth:`keep`).
+        """
+        from steering.kept_rows import reading_condition
+        from steering.replies import ReplyRequest
+        from steering.sampling import SamplingSettings
+        from steering.ui.methods import removed
+
+        request = self.request
+        self.model.thinking = request.thinking and self.model.can_think
+        system = [{"role": "system", "content": request.system_prompt}] if request.system_prompt.strip() else []
+        question = {"role": "user", "content": request.question}
+        kept = None
+        if kept_rows is not None and request.owner:
+            kept = [
+                kept_rows.take(request.owner, self._row_name(column), reading_condition(self.model, variant))
+                for column, variant in zip(request.columns, self.variants, strict=True)
+            ]
+        return ReplyRequest(
+            conversations=[[*system, *history, question] for history in request.histories],
+            variants=self.variants,
+            settings=SamplingSettings(request.temperature, request.top_p, request.repetition_penalty, request.seed),
+            max_new_tokens=request.max_new_tokens,
+            probe=removed(request.removal, self.direction),
+            likeliest=LIKELIEST,
+            kept=kept,
+            keeps=kept is not None,
+        )
+
+    def keep(self, replies: Replies, kept_rows: KeptRows) -> None:
+        """Keep the keys and values of a turn that has left its batch for the visitor's next one."""
+        rows = zip(self.request.columns, replies.keep(), replies.conditions, strict=True)
+        for column, row, condition in rows:
+            if row is not None and self.request.owner:
+                kept_rows.put(self.request.owner, self._row_name(column), condition, row)
+
+    def _row_name(self, column: str) -> str:
+        return f"{self.request.idea} {column}"
+
+    def begin(self) -> None:
+        """Report that the question is being read."""
+        request, layer = self.request, self.direction.layer
+        started = header(
+            time.time_ns(),
+            self.model.n_layers,
+            layer=layer,
+            max_new_tokens=request.max_new_tokens,
+            coefficient=self.dial.value,
+        )
+        self._report(Tick(started, started=True, layer=layer, points_to=self._engine.points_to(self.direction)))
+
     def take(self, step: Step) -> None:
+        """Take up one step of all columns; reports a tick about twelve times a second."""
         now = time.monotonic()
         self._steps += 1
-        if self._dial.value != self._coefficient:
-            self._coefficient = self._dial.value
+        if self.dial.value != self._coefficient:
+            self._coefficient = self.dial.value
             # The turn acted on the token that was just read, so what it changed first is the one written now.
             self._lines.append(coefficient_line(max(step.n_tokens), self._coefficient))
-        for variant, token in enumerate(step.tokens):
+        for column, token in enumerate(step.tokens):
             if token is not None:
-                self._lines.append(token_line(step.n_tokens[variant], variant, token, step.cosines[variant].numpy()))
+                number = step.n_tokens[column]
+                self._lines.append(token_line(number, column, token, step.cosines[column].numpy()))
+                if (likeliest := step.likeliest[column]) is not None:
+                    self._likeliest[column, number] = self._words(*likeliest)
         self._newest = step
         if self._first_token is None:
             self._first_token = now
         if now - self._last_tick >= 1 / TICKS_PER_SECOND:
             self.flush()
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the replies have taken longer than they may."""
+        return time.monotonic() - self.start > LONGEST_RUN
+
     def flush(self) -> None:
+        """Report what has not been reported yet."""
         step = self._newest
         if step is None:
             return
         now = time.monotonic()
         passed = now - (self._first_token or now)
-        self._job.report(
+        self._report(
             Tick(
                 "".join(self._lines),
-                texts=step.texts,
+                texts=step.answers,
+                thoughts=step.thoughts,
                 n_tokens=step.n_tokens,
+                likeliest=self._likeliest,
                 rate=(self._steps - 1) / passed if passed > 0.2 else None,
                 left_out=max(step.left_out),
             )
         )
-        self._lines = []
+        self._lines, self._likeliest = [], {}
         self._last_tick = now
+
+    def _words(self, ids: list[int], probabilities: list[float]) -> Likeliest:
+        return [(_text_of(self.model.tokenizer, i), p) for i, p in zip(ids, probabilities, strict=True)]
+
+
+@lru_cache(maxsize=4096)
+def _text_of(tokenizer: Any, token: int) -> str:
+    return str(tokenizer.decode([token]))
+
+
+def _acting(variant: Any, where: str) -> Any:
+    from dataclasses import replace
+
+    return replace(variant, acts=where) if variant.interventions else variant
+
+
+def turn_work(engine: Engine, request: TurnRequest, job: Job) -> None:
+    """Write the replies of one turn by themselves for a job; runs on the model's thread."""
+    run_turn(engine, request, job.report, job.progress, lambda: job.stopped)
+
+
+def run_turn(
+    engine: Engine,
+    request: TurnRequest,
+    report: Callable[[Tick], None],
+    progress: Progress,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Write the replies of one turn by themselves, until they end or ``stopped`` says so; on the calling thread.
+
+    Raises:
+        SteeringError: if something asked does not fit, or the model could not go on.
+    """
+    from steering.reply_batch import ReplyBatch
+
+    writer = TurnWriter(engine, request, report, progress)
+    writer.begin()
+    batch = ReplyBatch(writer.model)
+    replies = batch.join(writer.asked())
+    try:
+        writer.take(replies.newest)
+        while not (replies.finished or stopped() or writer.is_overdue):
+            batch.step()
+            if replies.error is not None:
+                raise replies.error
+            writer.take(replies.newest)
+    finally:
+        writer.flush()  # what was written before something failed stays
+        batch.leave(replies)
+
+
+def told(request: TurnRequest) -> dict[str, Any]:
+    """What a turn is written with, as anyone may read it."""
+    return {"coefficient": request.dial.value if request.dial else None} | {
+        name: getattr(request, name) for name in TOLD
+    }
 
 
 def checked_coefficient(value: float | None) -> float:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from steering.errors import Cancelled
@@ -20,17 +21,24 @@ from steering.ui.memory import give_memory_back
 Work = Callable[["Job"], None]
 
 
-class Job:
-    """A piece of work in line: what it reported, whether it was stopped, and its place."""
+class Reports:
+    """A piece of work as whoever asked for it sees it: what it reports, and whether it was stopped."""
 
-    def __init__(self, worker: Worker, work: Work, *, short: bool = False) -> None:
-        self._worker = worker
-        self._work = work
-        self.short = short
+    def __init__(self) -> None:
         self._reports: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self.started = threading.Event()
         self.ended = threading.Event()
+
+    @property
+    def before(self) -> int:
+        """How many must go before this can begin; 0 once it could."""
+        return 0
+
+    @property
+    def seconds_before(self) -> float:
+        """About how long it still waits."""
+        return 0.0
 
     @property
     def stopped(self) -> bool:
@@ -46,7 +54,7 @@ class Job:
         self._reports.put(("value", value))
 
     def progress(self, what: str, done: float, total: float) -> None:
-        """The library's progress callback for this job: reports, and ends the work when a stop was asked for."""
+        """The library's progress callback for this work: reports, and ends it when a stop was asked for."""
         self.check()
         self.report((what, done, total))
 
@@ -55,20 +63,10 @@ class Job:
         if self.stopped:
             raise Cancelled("Cancelled.")
 
-    @property
-    def someone_waits(self) -> bool:
-        """Whether short work waits that this job could let go first."""
-        return self._worker.next_short(self) is not None
-
-    def let_others_go(self) -> None:
-        """Called by long work between two steps: short work that waits is done now, and then this goes on."""
-        while not self.stopped and (other := self._worker.next_short(self)) is not None:
-            self._worker.do_now(other)
-
-    @property
-    def before(self) -> int:
-        """How many jobs run before this one."""
-        return self._worker.before(self)
+    def end(self, error: BaseException | None = None) -> None:
+        """Called when the work has ended, with what it raised, whose sentence is the reader's."""
+        self._reports.put(("end", None) if error is None else ("error", error))
+        self.ended.set()
 
     def reports(self, patience: float = 0.25) -> Iterator[Any]:
         """What the work reports, as it comes; None whenever nothing came for ``patience`` seconds.
@@ -88,17 +86,53 @@ class Job:
                 raise value
             yield value
 
+
+class Job(Reports):
+    """A piece of work in the worker's line, and its place there."""
+
+    def __init__(self, worker: Worker, work: Work, *, short: bool = False) -> None:
+        super().__init__()
+        self._worker = worker
+        self._work = work
+        self.short = short
+
+    @property
+    def someone_waits(self) -> bool:
+        """Whether short work waits that this job could let go first."""
+        return bool(self._worker.short_behind(self))
+
+    def let_others_go(self) -> None:
+        """Called by long work between two steps: the short work that waits now is done, and then this goes on."""
+        for other in self._worker.short_behind(self):
+            if self.stopped:
+                return
+            self._worker.do_now(other)
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether there is other work, before this in line or behind it."""
+        return self._worker.has_other_than(self)
+
+    @property
+    def before(self) -> int:
+        """How many jobs run before this one."""
+        return self._worker.before(self)
+
+    @property
+    def seconds_before(self) -> float:
+        """About how long this job still waits."""
+        return self._worker.seconds_before(self)
+
     def run(self) -> None:
         """Do the work."""
         self.started.set()
         try:
             if not self.stopped:
                 self._work(self)
-            self._reports.put(("end", None))
         except BaseException as error:  # handed to the reader, whose sentence it becomes
-            self._reports.put(("error", error))
-        finally:
-            self.ended.set()
+            self.end(error)
+        else:
+            self.end()
 
 
 class Worker:
@@ -118,17 +152,39 @@ class Worker:
             self._change.notify()
         return job
 
-    def next_short(self, running: Job) -> Job | None:
-        """The first short job that waits behind ``running``, nothing but it and short ones being before."""
+    def submit_slice(self, work: Work) -> Job:
+        """Put short work, which comes back for more of it, right behind the first long work in line.
+
+        There that long work lets it go between two steps, and so both get on, however much more stands behind them.
+        """
+        job = Job(self, work, short=True)
+        with self._change:
+            place = next((i + 1 for i, other in enumerate(self._line) if not other.short), len(self._line))
+            self._line.insert(place, job)
+            self._change.notify()
+        return job
+
+    def short_behind(self, running: Job) -> list[Job]:
+        """The short jobs that wait behind ``running`` and before any long one, in their order; those that are there now.
+
+        Work that comes back into the line while these are done waits for the next time, so that long work goes on too.
+        """
         with self._change:
             if not self._line or self._line[0] is not running:
-                return None
-            waiting = next((job for job in list(self._line)[1:] if not job.stopped), None)
-            return waiting if waiting is not None and waiting.short else None
+                return []
+            waiting = [job for job in list(self._line)[1:] if not job.stopped]
+        return list(takewhile(lambda job: job.short, waiting))
+
+    def has_other_than(self, job: Job) -> bool:
+        """Whether anyone else's work is in line."""
+        with self._change:
+            return any(other is not job and not other.stopped for other in self._line)
 
     def do_now(self, job: Job) -> None:
         """Do a waiting job now, on a thread of its own, while the running one stands still."""
         with self._change:
+            if job not in self._line:  # given up and done meanwhile
+                return
             self._line.remove(job)
         self._do(job)
 

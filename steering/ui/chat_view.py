@@ -1,0 +1,173 @@
+"""What the Chat tab shows: the panes, the log the page is drawn from, and what can be chosen. It holds no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from steering.ui.columns import Heads, heads, knob_strengths
+from steering.ui.conversations import Turn
+from steering.ui.engine import Engine, Loading
+from steering.ui.ideas import (
+    Strength,
+    example_of,
+    idea_choices,
+    is_own,
+    note_on,
+    preset_card_of_direction,
+    preset_strength,
+    questions_of,
+    strength_of,
+    title_of,
+)
+from steering.ui.layout import as_text
+from steering.ui.recorded import recorded_turn
+from steering.ui.scope import PLACES, branch_line, columns_line, state_line
+from steering.ui.session import Session
+
+Messages = list[dict[str, Any]]
+View = tuple[Any, ...]
+"""The messages of each of the page's panes, and the scope's log."""
+
+NOT_ASKED = "(Not asked then; this answer goes on from the model as it is.)"
+
+
+class ChatView:
+    """What is shown of a visitor's conversations."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def view(self, session: Session) -> View:
+        """The panes and the scope's log as they are now."""
+        turns = self.shown_turns(session)
+        columns = session.columns
+        panes: list[Messages] = [
+            [message for turn in turns for message in _messages(turn, column)] for column in columns
+        ]
+        return *panes, *[[] for _ in range(len(PLACES) - len(panes))], session.log
+
+    def shown_turns(self, session: Session) -> list[Turn]:
+        """The turns in view, the one being written included; before the first, a recorded example."""
+        if session.live and session.live_idea == session.idea:
+            return [*session.conversation(session.idea).turns, session.live]
+        turns = session.conversation(session.idea).turns
+        example = self.example(session)
+        return [example] if example else list(turns)
+
+    def example(self, session: Session) -> Turn | None:
+        """The recorded run that stands where nothing was asked yet, if there is one for the model in use."""
+        conversation = session.conversation(session.idea)
+        if conversation.was_used or conversation.turns or is_own(session.idea):
+            return None
+        model = self.engine.model
+        return recorded_turn(session.idea) if model is None or model.name == "bundled" else None
+
+    def rest_log(self, session: Session) -> str:
+        """The log of the newest turn of the idea in view, or of nothing yet."""
+        if session.live and session.live_idea == session.idea:
+            return session.live.log
+        conversation = session.conversation(session.idea)
+        turns = self.shown_turns(session)
+        beginning = self.names_line(session)
+        if len(conversation.branches) > 1:
+            beginning += branch_line(conversation.current + 1, len(conversation.branches))
+        if turns:
+            return beginning + turns[-1].log_of(session.columns)
+        return beginning + state_line("idle", self._note(session))
+
+    def _note(self, session: Session) -> str:
+        """What to know of the idea in view on the model in use before asking."""
+        model = self.engine.model
+        if is_own(session.idea):
+            return ""
+        if model is None or model.name == "bundled":
+            return note_on(session.idea, preset_card_of_direction(session.idea))
+        known = self.engine.known_direction(session.idea)
+        return note_on(session.idea, known.card) if known else ""
+
+    def heads(self, session: Session) -> Heads:
+        """What the columns in view are called."""
+        return heads(
+            session.columns,
+            self._title(session, session.idea),
+            opposite=session.sign < 0,
+            other=self._title(session, self.other_idea(session)),
+            knobs=self.knobs(session),
+        )
+
+    def _title(self, session: Session, idea: str) -> str:
+        return "Your idea" if is_own(idea) and idea == session.idea else title_of(idea, session)
+
+    def names_line(self, session: Session) -> str:
+        """The log's line with the columns' names and the strength's zones."""
+        strength, named = self.strength(session), self.heads(session)
+        return columns_line(
+            named.names,
+            named.short,
+            named.looks,
+            added=named.added,
+            sweet=strength.sweet,
+            end=strength.end,
+            dose=strength.dose,
+        )
+
+    def strength(self, session: Session, idea: str | None = None) -> Strength:
+        """The slider's range for an idea, by default the one in view, and the model in use."""
+        idea, model = idea or session.idea, self.engine.model
+        if is_own(idea):
+            return strength_of(session.own[idea])
+        if model is None or model.name == "bundled":
+            return preset_strength(idea)
+        known = self.engine.known_direction(idea)
+        return strength_of(known) if known else Strength(1.0, 3.0, None)
+
+    def knobs(self, session: Session) -> tuple[float, ...]:
+        """The strengths of the one knob, of the sign that is added."""
+        strength = self.strength(session)
+        return tuple(session.sign * knob for knob in knob_strengths(strength.start, strength.end, strength.sweet))
+
+    def choices(self, session: Session) -> list[tuple[str, str]]:
+        model = self.engine.model
+        return idea_choices(session, model.name if model else "", model.revision if model else "")
+
+    def other_choices(self, session: Session) -> list[tuple[str, str]]:
+        """The ideas that can be turned up while the one in view is taken out."""
+        return [(title, key) for title, key in self.choices(session) if key != session.idea]
+
+    def other_idea(self, session: Session) -> str:
+        """The one that is."""
+        keys = [key for _, key in self.other_choices(session)]
+        return session.other if session.other in keys else keys[0]
+
+    def question_for(self, session: Session, message: str) -> str:
+        """What the box should hold after an idea was chosen: a question typed by hand stays."""
+        suggested = {example_of(key) for _, key in self.choices(session)} | {""}
+        if session.conversation(session.idea).turns:
+            return "" if message in suggested else message
+        return (example_of(session.idea) or message) if message in suggested else message
+
+    def questions(self, session: Session) -> Sequence[str]:
+        return questions_of(session.idea)
+
+
+def loading_line(loading: Loading | None) -> str:
+    """The log's line about a model on its way; that nothing happens where there is none."""
+    if loading is None:
+        return state_line("idle")
+    if loading.error:
+        return state_line("error", loading.error)
+    return state_line("loading", button=f"Loading… {loading.percent}%")
+
+
+def _messages(turn: Turn, column: str) -> Messages:
+    question: dict[str, Any] = {"role": "user", "content": as_text(turn.question)}
+    if column not in turn.columns:
+        return [question, {"role": "assistant", "content": NOT_ASKED}]
+    place = turn.columns.index(column)
+    answer = {"role": "assistant", "content": as_text(turn.replies[place])}
+    thought = turn.thoughts[place] if turn.thoughts else ""
+    if not thought:
+        return [question, answer]
+    folded = {"role": "assistant", "content": as_text(thought), "metadata": {"title": "Thought"}}
+    return [question, folded, answer] if turn.replies[place] else [question, folded]
