@@ -90,7 +90,7 @@ class _Handlers:
         self.sessions = sessions
         self.parts = components
         self.models = models
-        self.panes = [*components.chats.values(), components.scope]
+        self.panes = [*components.chats[:3], components.scope]
         self.settings = [components.settings[name] for name in SETTINGS]
 
     def attach(self, use: gr.Button) -> None:
