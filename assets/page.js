@@ -2,12 +2,13 @@
 // switcher, scrolling together, and repairs of Gradio's markup for keyboards and screen readers. Works by delegation,
 // because Gradio mounts its parts in any order.
 (() => {
-  const VARIANTS = ['baseline', 'ablated', 'added'];
+  const PANES = ['baseline', 'ablated', 'added', 'fourth', 'fifth'];
   const THEME_KEY = 'steering-theme';
   const NARROW = matchMedia('(max-width: 900px)');
   const find = (id) => document.getElementById(id);
   const page = document.documentElement;
-  let latest = { idea: null, state: { state: 'idle' } };
+  let latest = { idea: null, state: { state: 'idle' }, ask: 'Ask all three' };
+  const columns = () => (latest.idea ? latest.idea.names.length : 3);
 
   const say = (words) => {
     const spoken = find('spoken');
@@ -121,19 +122,19 @@
     return true;
   }
 
+  // Gradio wrote the usual words into the button; others are laid over them by the style.
   function showState() {
     const ask = find('ask');
-    const words = latest.state.button || '';
-    page.toggleAttribute('data-busy', Boolean(words));
+    const busy = latest.state.button || '';
+    const words = busy || (latest.ask === 'Ask all three' ? '' : latest.ask);
+    page.toggleAttribute('data-busy', Boolean(busy));
     if (!ask || ask.dataset.words === words) return;
     ask.dataset.words = words;
-    if (words) {
-      ask.setAttribute('aria-label', words);
-      ask.setAttribute('aria-disabled', 'true');
-    } else {
-      ask.removeAttribute('aria-label');
-      ask.removeAttribute('aria-disabled');
-    }
+    ask.toggleAttribute('data-other', Boolean(words));
+    if (words) ask.setAttribute('aria-label', words);
+    else ask.removeAttribute('aria-label');
+    if (busy) ask.setAttribute('aria-disabled', 'true');
+    else ask.removeAttribute('aria-disabled');
   }
 
   // -------------------------------------------------------------- panes
@@ -143,13 +144,23 @@
     const pane = button.closest('.pane').id;
     const wide = panes.dataset.wide === pane ? '' : pane;
     panes.dataset.wide = wide;
+    shareOut();
     for (const other of panes.querySelectorAll('.widen')) {
       const pressed = other.closest('.pane').id === wide;
-      const words = pressed ? 'Make all three equal' : 'Widen this answer';
+      const words = pressed ? 'Make all equal' : 'Widen this answer';
       other.setAttribute('aria-pressed', String(pressed));
       other.title = words;
       other.setAttribute('aria-label', words);
     }
+  }
+
+  // The wide pane gets two and a half times the room of another.
+  function shareOut() {
+    const panes = find('panes');
+    if (!panes) return;
+    const wide = PANES.indexOf((panes.dataset.wide || '').replace('pane-', ''));
+    const shares = PANES.slice(0, columns()).map((_, column) => `minmax(0, ${column === wide ? 2.6 : 1}fr)`);
+    panes.style.setProperty('--columns', shares.join(' '));
   }
 
   async function copy(button) {
@@ -171,7 +182,7 @@
   }
 
   function bringPane(which) {
-    const pane = find(`pane-${VARIANTS[which]}`);
+    const pane = find(`pane-${PANES[which]}`);
     const calm = matchMedia('(prefers-reduced-motion: reduce)').matches;
     pane.parentElement.scrollTo({ left: pane.offsetLeft - pane.parentElement.offsetLeft, behavior: calm ? 'auto' : 'smooth' });
   }
@@ -180,9 +191,9 @@
     const panes = find('panes');
     if (!panes || panes.scrollWidth <= panes.clientWidth) return;
     const share = panes.scrollLeft / (panes.scrollWidth - panes.clientWidth);
-    const which = Math.round(share * 2);
+    const which = Math.round(share * (columns() - 1));
     for (const button of document.querySelectorAll('#switcher button')) {
-      button.setAttribute('aria-pressed', String(Number(button.dataset.variant) === which));
+      button.setAttribute('aria-pressed', String(Number(button.dataset.column) === which));
     }
   }
 
@@ -207,7 +218,11 @@
   document.addEventListener('steering', (event) => {
     latest = event.detail;
     showState();
-    if (event.detail.what === 'idea') showStrength();
+    if (event.detail.what === 'idea') {
+      showStrength();
+      shareOut();
+      nameGroup();
+    }
   });
 
   document.addEventListener('click', (event) => {
@@ -222,7 +237,7 @@
     else if (target.closest('#close-settings')) openSettings(false);
     else if (target.closest('.widen')) widen(target.closest('.widen'));
     else if (target.closest('.pane-head .copy')) copy(target.closest('.copy'));
-    else if (target.closest('#switcher button')) bringPane(Number(target.closest('button').dataset.variant));
+    else if (target.closest('#switcher button')) bringPane(Number(target.closest('button').dataset.column));
   }, true);
 
   document.addEventListener('keydown', (event) => {
@@ -265,6 +280,8 @@
     if (node && node.getAttribute(name) !== value) node.setAttribute(name, value);
   };
 
+  const nameGroup = () => set(find('panes'), 'aria-label', `${['Two', 'Three', 'Four', 'Five'][columns() - 2]} answers`);
+
   function repair() {
     // Three live regions would all talk at once; the page's own hidden one speaks for them.
     document.querySelectorAll('.chat [role=log]').forEach((log) => {
@@ -277,7 +294,7 @@
       if (message.tagName === 'DIV') message.removeAttribute('aria-label');
     });
     // One name a group, so that arrow keys move between its choices.
-    for (const group of ['idea', 'third-answer', 'removal', 'addition']) {
+    for (const group of ['idea', 'beside', 'third-answer', 'removal', 'addition', 'thinking-acts']) {
       document.querySelectorAll(`#${group} input[type=radio]`).forEach((input) => set(input, 'name', group));
     }
     document.querySelectorAll('.toast-header').forEach((header) => {
@@ -293,7 +310,8 @@
     const panes = find('panes');
     if (panes && !panes.hasAttribute('role')) {
       set(panes, 'role', 'group');
-      set(panes, 'aria-label', 'Three answers');
+      nameGroup();
+      shareOut();
     }
     set(panes, 'tabindex', NARROW.matches ? '0' : '-1');
     followTheme();

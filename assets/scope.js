@@ -1,10 +1,11 @@
 // Reads the log of steering/ui/scope.py and draws what follows from it: status line, pane heads, line chart, map of
-// tokens and layers, and the marks in the answers. Runs once, as the body of a function of (element, props, watch).
-// Text of a model reaches the page by textContent or on a canvas only.
+// tokens and layers, and the marks in the answers. Runs once, with the other scope-….js before it, as the body of a
+// function of (element, props, watch, trigger). Text of a model reaches the page by textContent or on a canvas only.
 
-const PANES = ['baseline', 'ablated', 'added'];
-const DASHES = ['2px,2px', '7px,3px', 'solid'];
-const WIDTHS = [2, 2, 2.4];
+const PANES = ['baseline', 'ablated', 'added', 'fourth', 'fifth']; // by column
+const DASHES = ['2px,2px', '7px,3px', 'solid', '6px,3px,2px,3px', '9px,2px,2px,2px,2px,2px']; // by look
+const WIDTHS = [2, 2, 2.4, 2, 2];
+const COUNTED = ['none', 'one', 'two', 'three', 'four', 'five'];
 const COLUMN_STEPS = [32, 64, 96, 128, 200, 260, 384, 512, 768, 1024];
 const MARGIN = { l: 52, r: 78, t: 4, b: 38 };
 const UPPER_STEPS = [0.65, 0.92, 1.16];
@@ -23,8 +24,8 @@ const line = element.querySelector('#sc-line');
 const [steered, ...names] = element.querySelectorAll('#sc-names span');
 
 let log = '';
-let run, idea, state, tokens, moved, hover, pinned, upper, lower, parts;
-let variant = 2;
+let run, idea, state, tokens, moved, hover, pinned, upper, lower, parts, branch;
+let shown = 2; // the column that the map shows
 const cells = document.createElement('canvas');
 let cellsKey = '';
 let cellsDrawn = 0;
@@ -32,16 +33,22 @@ let cellsDrawn = 0;
 function forget() {
   run = null;
   state = { state: 'idle' };
-  tokens = [[], [], []];
+  tokens = PANES.map(() => []);
   moved = [];
   hover = pinned = null;
-  parts = [-1, -1, -1];
+  parts = PANES.map(() => -1);
+  branch = { current: 1, count: 1 };
+  forgetLikeliest();
   cellsKey = '';
   upper = UPPER_STEPS[0];
   lower = LOWER_STEPS[0];
 }
+idea = { names: ['As it is', 'Taken out', 'Turned up'], short: ['As it is', 'Taken out', 'Turned up'], looks: [0, 1, 2], added: 'turned up here' };
 forget();
-idea = { names: ['As it is', 'Taken out', 'Turned up'], short: ['As it is', 'Taken out', 'Turned up'], added: 'turned up here' };
+
+const columnCount = () => idea.names.length;
+const columnList = () => idea.names.map((_, column) => column);
+const looksOf = (column) => (idea.looks ? idea.looks[column] : column);
 
 // ---------------------------------------------------------------- the log
 
@@ -57,6 +64,7 @@ function read(record) {
   const rest = record.slice(2);
   if (kind === 'T') {
     const [number, which, token, encoded] = rest.split('|');
+    if (!tokens[which]) return;
     const cosines = unpack(encoded);
     tokens[which][number - 1] = { text: decodeURIComponent(token), cosines };
     let low = 0;
@@ -73,12 +81,19 @@ function read(record) {
     run = JSON.parse(rest);
   } else if (kind === 'I') {
     idea = JSON.parse(rest);
+    if (shown >= columnCount()) shown = columnCount() - 1;
+    cellsKey = '';
     tellPage('idea');
   } else if (kind === 'C') {
     const [number, coefficient] = rest.split('|');
     const last = moved.at(-1);
     if (last && last.number === Number(number)) moved.pop();
     moved.push({ number: Number(number), coefficient });
+  } else if (kind === 'B') {
+    const [current, count] = rest.split('|').map(Number);
+    branch = { current, count };
+  } else if (kind === 'P') {
+    readLikeliest(rest);
   }
 }
 
@@ -86,13 +101,15 @@ function update() {
   const value = typeof props.value === 'string' ? props.value : '';
   let from = log.length;
   if (!value.startsWith(log)) {
+    endReplay();
     forget();
     from = 0;
   }
   const end = value.lastIndexOf('\n') + 1;
   log = value.slice(0, end);
   for (const record of value.slice(from, end).split('\n')) if (record) read(record);
-  for (const which of [1, 2]) findParting(which);
+  for (const which of columnList().slice(1)) findParting(which);
+  if (from === 0 && isRecorded()) showFromTheStart();
   schedule();
 }
 
@@ -109,14 +126,14 @@ function findParting(which) {
     }
   }
   if (parts[which] < 0 && !RUNNING.includes(state.state) && own.length > both) parts[which] = both;
-  const found = parts.slice(1).filter((part) => part >= 0);
+  const found = parts.slice(1, columnCount()).filter((part) => part >= 0);
   parts[0] = found.length ? Math.min(...found) : -1;
 }
 
 const longest = () => Math.max(...tokens.map((list) => list.length));
 
 function tellPage(what) {
-  document.dispatchEvent(new CustomEvent('steering', { detail: { what, idea, state, run } }));
+  document.dispatchEvent(new CustomEvent('steering', { detail: { what, idea, state, run, ask: askWords() } }));
 }
 
 // ---------------------------------------------------------------- drawing, at most once a frame
@@ -130,7 +147,9 @@ function schedule() {
   waiting = true;
   requestAnimationFrame(() => {
     waiting = false;
+    drawColumns();
     drawWords();
+    drawLook();
     drawMap();
     drawChart();
     markAnswers();
@@ -161,7 +180,10 @@ function statusWords() {
     case 'running': return `Writing… ${count} of at most ${plural(run ? run.max_new_tokens : count, 'token')}${pastBreaking()}`;
     case 'stopped': return `Stopped after ${plural(count, 'token')}. What was written stays.`;
     case 'error': return 'Something went wrong. Ask again.';
-    default: return count ? `Done. ${plural(count, 'token')}. ${partingWords()}` : 'Ready. Ask a question, or pick one.';
+    default:
+      if (isReplaying()) return `Replaying. ${count} of ${plural(replayLength(), 'token')}`;
+      if (isRecorded()) return `Recorded example. Press “${askWords()}” to run it live.`;
+      return count ? `Done. ${plural(count, 'token')}. ${partingWords()}` : 'Ready. Ask a question, or pick one.';
   }
 }
 
@@ -170,11 +192,51 @@ function pastBreaking() {
   return idea.sweet && strength > idea.sweet[1] ? ' · strength is past the point where text breaks' : '';
 }
 
-const partingWords = () => (parts[0] < 0 ? 'All three are the same.' : `They part at token ${parts[0] + 1}.`);
+const allWords = () => (columnCount() === 2 ? 'both' : `all ${COUNTED[columnCount()]}`);
+const askWords = () => `Ask ${allWords()}`;
+const capital = (words) => words[0].toUpperCase() + words.slice(1);
+const partingWords = () => (parts[0] < 0 ? `${capital(allWords())} are the same.` : `They part at token ${parts[0] + 1}.`);
 
 let spokenState = '';
 const heads = [];
-const toldShort = [];
+let columnsKey = '';
+let panesMounted = 0;
+
+// Which columns there are, with their names, colours and dashes; only when the log changed them, or Gradio its parts.
+function drawColumns() {
+  const panes = find('panes');
+  const mounted = document.querySelectorAll('.toggles button, .pane-head').length;
+  const key = JSON.stringify([idea.names, idea.short, idea.looks, mounted]);
+  if (key === columnsKey) return;
+  columnsKey = key;
+  panesMounted = document.querySelectorAll('#panes .pane-head').length;
+  palette = null;
+  if (panes) mark(panes, 'columns', String(columnCount()));
+  mark(element, 'columns', String(columnCount()));
+  for (const [column, pane] of PANES.entries()) {
+    const there = column < columnCount();
+    for (const button of document.querySelectorAll(`.toggles button[data-column="${column}"]`)) {
+      button.hidden = !there;
+      if (!there) continue;
+      put(button.querySelector('span'), idea.short[column]);
+      dress(button.querySelector('.swatch'), column);
+    }
+    const place = find(`pane-${pane}`);
+    if (!there || !place) continue;
+    mark(place, 'look', String(looksOf(column)));
+    dress(place.querySelector('.pane-head .swatch'), column);
+    names[column].dataset.look = looksOf(column);
+  }
+  showColumn(shown);
+  tellPage('idea');
+}
+
+// Give a swatch the colour and the dashes of a column.
+function dress(swatch, column) {
+  if (!swatch) return;
+  mark(swatch, 'look', String(looksOf(column)));
+  swatch.firstElementChild.setAttribute('stroke-dasharray', DASHES[looksOf(column)].replace('solid', 'none').replaceAll('px', '').replaceAll(',', ' '));
+}
 
 function drawWords() {
   const words = statusWords();
@@ -185,19 +247,18 @@ function drawWords() {
     spokenState = state.state;
     put(find('spoken'), state.state === 'running' ? 'Writing…' : words);
   }
-  PANES.forEach((pane, which) => {
-    if (!heads[which] || !heads[which].isConnected) heads[which] = document.querySelector(`#pane-${pane} .pane-head`);
-    if (!heads[which]) return;
-    put(heads[which].querySelector('.pane-name'), idea.names[which]);
-    const count = tokens[which].length;
+  for (const column of columnList()) {
+    const head = heads[column] && heads[column].isConnected ? heads[column] : document.querySelector(`#pane-${PANES[column]} .pane-head`);
+    heads[column] = head;
+    if (!head) continue;
+    put(head.querySelector('.pane-name'), idea.names[column]);
+    const count = tokens[column].length;
     const rate = state.state === 'running' && state.rate ? ` · ${Math.round(state.rate)}/s` : '';
-    put(heads[which].querySelector('.pane-stats'), count ? plural(count, 'token') + rate : '');
-  });
-  for (const [which, word] of idea.short.entries()) {
-    if (toldShort[which] === word) continue;
-    document.querySelectorAll(`.toggles button[data-variant="${which}"] span`).forEach((span) => put(span, word));
-    toldShort[which] = word;
+    put(head.querySelector('.pane-stats'), count ? plural(count, 'token') + rate : '');
   }
+  drawRecorded();
+  document.documentElement.toggleAttribute('data-branches', branch.count > 1);
+  put(find('branch-words'), `${branch.current} of ${branch.count}`);
   mark(document.documentElement, 'state', state.state);
   tellPage('state');
 }
@@ -210,7 +271,7 @@ function colours() {
   const style = getComputedStyle(element);
   const get = (name) => style.getPropertyValue(name).trim();
   palette = {
-    v: [get('--v0'), get('--v1'), get('--v2')], ink: get('--ink'), ink3: get('--ink3'), line: get('--line'),
+    v: PANES.map((_, look) => get(`--v${look}`)), ink: get('--ink'), ink3: get('--ink3'), line: get('--line'),
     edge: get('--edge'), surf: get('--surf'), surf2: get('--surf2'), font: style.fontFamily,
   };
   palette.shades = shades(palette);
@@ -251,7 +312,7 @@ function drawChart() {
   const started = performance.now();
   const layers = run ? run.layers : 0;
   const at = chosen();
-  const series = tokens.map((list) => (at ? list[at.column] : list.at(-1)));
+  const series = columnList().map((column) => (at ? tokens[column][at.place] : tokens[column].at(-1)));
   put(find('sc-which'), whichWords(at, series));
   const first = !line.layout;
   window.Plotly.react(line, traces(series, layers), chartLayout(layers), {
@@ -266,8 +327,8 @@ function drawChart() {
 function whichWords(at, series) {
   if (!longest()) return '';
   if (!at) return RUNNING.includes(state.state) ? 'newest token' : 'last token';
-  const token = series[variant] || series.find(Boolean);
-  return `token ${at.column + 1}: ${quoted(token ? token.text : '')}`;
+  const token = series[shown] || series.find(Boolean);
+  return `token ${at.place + 1}: ${quoted(token ? token.text : '')}`;
 }
 
 const quoted = (text) => `“${text.trim() || (text.includes('\n') ? '↵' : '␣')}”`;
@@ -277,7 +338,8 @@ function traces(series, layers) {
   const x = Array.from({ length: layers }, (_, i) => i);
   return series.map((token, which) => ({
     x, y: token ? Array.from(token.cosines) : x.map(() => null),
-    mode: 'lines', name: idea.short[which], line: { color: v[which], dash: DASHES[which], width: WIDTHS[which] },
+    mode: 'lines', name: idea.short[which],
+    line: { color: v[looksOf(which)], dash: DASHES[looksOf(which)], width: WIDTHS[looksOf(which)] },
     hovertemplate: '%{y:.2f}',
   }));
 }
@@ -396,7 +458,7 @@ function drawCells(x, y) {
   const { columns, layers } = geometry;
   const colour = colours();
   const pen = cells.getContext('2d');
-  const key = [run && run.run, variant, columns, layers, colour.surf2].join();
+  const key = [run && run.run, shown, columns, layers, colour.surf2].join();
   if (key !== cellsKey) {
     cellsKey = key;
     cellsDrawn = 0;
@@ -406,7 +468,7 @@ function drawCells(x, y) {
     pen.fillRect(x(0), y(layers || 1), x(columns) - x(0), y(0) - y(layers || 1));
     pen.globalAlpha = 1;
   }
-  const list = tokens[variant];
+  const list = tokens[shown];
   for (; cellsDrawn < list.length; cellsDrawn += 1) {
     const from = x(cellsDrawn);
     const wide = x(cellsDrawn + 1) - from;
@@ -449,7 +511,7 @@ function drawMapMarks(pen, colour, ratio, x, y, count) {
   if (clear(low)) write('first', labelX, low, 'right', colour.ink3);
   if (count) {
     const foot = y(0) + 11 * ratio;
-    const own = tokens[variant].length;
+    const own = tokens[shown].length;
     const crowded = moved.some((move) => x(move.number - 1) < x(0) + 56 * ratio);
     if (!crowded) write('token 1', x(0), foot, 'left', colour.ink3);
     if (x(own) - x(0) > 90 * ratio) write(String(own), x(own), foot, 'right', colour.ink3);
@@ -481,7 +543,7 @@ function drawMoves(pen, colour, ratio, x, y) {
 }
 
 function drawPart(pen, colour, ratio, x, y, write) {
-  const part = parts[variant];
+  const part = parts[shown];
   if (part < 0) return;
   const px = x(part);
   pen.fillStyle = colour.ink;
@@ -496,8 +558,8 @@ function drawCursor(pen, colour, ratio, x, y) {
   if (!at) return;
   pen.strokeStyle = colour.ink;
   pen.lineWidth = 1.5 * ratio;
-  const from = x(at.column);
-  const wide = x(at.column + 1) - from;
+  const from = x(at.place);
+  const wide = x(at.place + 1) - from;
   pen.strokeRect(from, y(geometry.layers), wide, y(0) - y(geometry.layers));
   const upperEdge = y(at.layer + 1);
   pen.lineWidth = 2 * ratio;
@@ -507,7 +569,7 @@ function drawCursor(pen, colour, ratio, x, y) {
 function drawReading() {
   const reading = find('sc-read');
   const at = chosen();
-  const token = at && tokens[variant][at.column];
+  const token = at && tokens[shown][at.place];
   if (!token) {
     put(reading, restWords());
     return;
@@ -515,15 +577,15 @@ function drawReading() {
   const bold = document.createElement('b');
   bold.textContent = quoted(token.text);
   const kept = pinned && !hover ? ' · kept' : '';
-  reading.replaceChildren(bold, ` token ${at.column + 1} · layer ${at.layer} · cosine ${shownCosine(token, at.layer)}${kept}`);
+  reading.replaceChildren(bold, ` token ${at.place + 1} · layer ${at.layer} · cosine ${shownCosine(token, at.layer)}${kept}`);
 }
 
 const shownCosine = (token, layer) => token.cosines[layer].toFixed(2).replace(/^-0\.00$/, '0.00').replace('-', '−');
 
 function restWords() {
   if (!longest()) return REST_WORDS;
-  const traced = tokens[1].some((token) => token.cosines.some((value) => Math.abs(value) > 0.01));
-  if (variant === 1 && !traced) return 'No trace at any layer: it is taken out everywhere';
+  const traced = tokens[shown].some((token) => token.cosines.some((value) => Math.abs(value) > 0.01));
+  if (looksOf(shown) === 1 && tokens[shown].length && !traced) return 'No trace at any layer: it is taken out everywhere';
   return `${REST_WORDS} ${touch ? 'Tap it.' : 'Click it.'}`;
 }
 
@@ -532,13 +594,13 @@ function restWords() {
 function cellAt(event) {
   if (!geometry || !geometry.layers) return null;
   const area = box.getBoundingClientRect();
-  const column = Math.floor(((event.clientX - area.left - geometry.left) / geometry.width) * geometry.columns);
+  const place = Math.floor(((event.clientX - area.left - geometry.left) / geometry.width) * geometry.columns);
   const layer = Math.floor((1 - (event.clientY - area.top - geometry.top) / geometry.height) * geometry.layers);
-  const inside = column >= 0 && column < tokens[variant].length && layer >= 0 && layer < geometry.layers;
-  return inside ? { column, layer } : null;
+  const inside = place >= 0 && place < tokens[shown].length && layer >= 0 && layer < geometry.layers;
+  return inside ? { place, layer } : null;
 }
 
-const same = (a, b) => (a && b ? a.column === b.column && a.layer === b.layer : a === b);
+const same = (a, b) => (a && b ? a.place === b.place && a.layer === b.layer : a === b);
 
 function point(cell) {
   if (same(cell, hover)) return;
@@ -548,7 +610,7 @@ function point(cell) {
 }
 
 function keep(cell) {
-  pinned = pinned && cell && pinned.column === cell.column && pinned.layer === cell.layer ? null : cell;
+  pinned = pinned && cell && pinned.place === cell.place && pinned.layer === cell.layer ? null : cell;
   if (!pinned) hover = null;
   schedule();
 }
@@ -558,18 +620,18 @@ box.addEventListener('pointerleave', () => point(null));
 box.addEventListener('blur', () => point(null));
 box.addEventListener('click', (event) => keep(cellAt(event)));
 box.addEventListener('keydown', (event) => {
-  const count = tokens[variant].length;
+  const count = tokens[shown].length;
   if (!count) return;
-  const at = chosen() || { column: count - 1, layer: run.layer ?? 0 };
+  const at = chosen() || { place: count - 1, layer: run.layer ?? 0 };
   const moves = {
-    ArrowLeft: [at.column - (chosen() ? 1 : 0), at.layer], ArrowRight: [at.column + 1, at.layer],
-    ArrowUp: [at.column, at.layer + 1], ArrowDown: [at.column, at.layer - 1], Home: [0, at.layer], End: [count - 1, at.layer],
+    ArrowLeft: [at.place - (chosen() ? 1 : 0), at.layer], ArrowRight: [at.place + 1, at.layer],
+    ArrowUp: [at.place, at.layer + 1], ArrowDown: [at.place, at.layer - 1], Home: [0, at.layer], End: [count - 1, at.layer],
   };
   if (event.key in moves) {
-    const [column, layer] = moves[event.key];
-    point({ column: Math.max(0, Math.min(count - 1, column)), layer: Math.max(0, Math.min(run.layers - 1, layer)) });
-    const token = tokens[variant][hover.column];
-    put(find('spoken'), `${quoted(token.text)} token ${hover.column + 1}, layer ${hover.layer}, cosine ${shownCosine(token, hover.layer)}`);
+    const [place, layer] = moves[event.key];
+    point({ place: Math.max(0, Math.min(count - 1, place)), layer: Math.max(0, Math.min(run.layers - 1, layer)) });
+    const token = tokens[shown][hover.place];
+    put(find('spoken'), `${quoted(token.text)} token ${hover.place + 1}, layer ${hover.layer}, cosine ${shownCosine(token, hover.layer)}`);
   } else if (event.key === 'Enter') {
     keep(at);
   } else if (event.key === 'Escape') {
@@ -581,10 +643,10 @@ box.addEventListener('keydown', (event) => {
   event.preventDefault();
 });
 
-function showVariant(which) {
-  variant = which;
+function showColumn(column) {
+  shown = column;
   for (const button of element.querySelectorAll('#sc-toggles button')) {
-    button.setAttribute('aria-pressed', String(Number(button.dataset.variant) === which));
+    button.setAttribute('aria-pressed', String(Number(button.dataset.column) === column));
   }
   hover = null;
   schedule();
@@ -592,14 +654,14 @@ function showVariant(which) {
 
 element.querySelector('#sc-toggles').addEventListener('click', (event) => {
   const button = event.target.closest('button');
-  if (button) showVariant(Number(button.dataset.variant));
+  if (button) showColumn(Number(button.dataset.column));
 });
 
 // ---------------------------------------------------------------- marks in the answers (no change of Gradio's DOM)
 
 const marks = {};
 if (window.CSS && CSS.highlights) {
-  for (const name of ['same', 'part-1', 'part-2', 'chosen']) {
+  for (const name of ['same', ...DASHES.map((_, look) => `part-${look}`), 'chosen']) {
     marks[name] = new Highlight();
     marks[name].priority = name === 'chosen' ? 2 : 1;
     CSS.highlights.set(name, marks[name]);
@@ -646,9 +708,9 @@ function markAnswers() {
   if (!marks.same) return;
   for (const mark of Object.values(marks)) mark.clear();
   const at = chosen();
-  for (const which of [0, 1, 2]) {
-    const part = which ? parts[which] : -1;
-    const needed = Math.max(part, at ? at.column : -1) + 1;
+  for (const which of columnList()) {
+    const part = parts[which];
+    const needed = Math.max(part, at ? at.place : -1) + 1;
     if (!needed) continue;
     const found = locate(which, needed);
     if (!found || !found.nodes.length) continue;
@@ -659,9 +721,9 @@ function markAnswers() {
     };
     if (part >= 0 && found.spans[part]) {
       if (found.spans[part][0] > found.spans[0][0]) marks.same.add(rangeOf(found, found.spans[0][0], found.spans[part][0]));
-      marks[`part-${which}`].add(word(part));
+      marks[`part-${looksOf(which)}`].add(word(part));
     }
-    if (at && found.spans[at.column]) marks.chosen.add(word(at.column));
+    if (at && found.spans[at.place]) marks.chosen.add(word(at.place));
   }
 }
 
@@ -675,6 +737,7 @@ function watchPanes() {
   }
   let marking = false;
   new MutationObserver(() => {
+    if (panes.querySelectorAll('.pane-head').length !== panesMounted) schedule();
     if (marking || !chosen() && parts[0] < 0) return;
     marking = true;
     requestAnimationFrame(() => { marking = false; markAnswers(); });
@@ -692,10 +755,10 @@ function clickWord(event) {
   const entry = found && found.nodes.find(({ node }) => node === caret.offsetNode);
   if (!entry) return;
   const at = entry.from + caret.offset;
-  const column = found.spans.findIndex(([from, to]) => at >= from && at < to);
-  if (column < 0) return;
-  showVariant(which);
-  keep({ column, layer: run.layer ?? run.layers - 1 });
+  const place = found.spans.findIndex(([from, to]) => at >= from && at < to);
+  if (place < 0) return;
+  showColumn(which);
+  keep({ place, layer: run.layer ?? run.layers - 1 });
 }
 document.addEventListener('click', clickWord);
 
@@ -709,6 +772,7 @@ resized.observe(line);
 resized.observe(box);
 new MutationObserver(() => {
   palette = null;
+  cellsKey = '';
   chartDue = 0;
   schedule();
 }).observe(document.body, { attributes: true, attributeFilter: ['class'] });

@@ -143,6 +143,6 @@ def test_what_a_model_writes_is_escaped_for_the_chat() -> None:
 
 
 def test_every_variant_has_its_own_dashes() -> None:
-    swatches = [markup.swatch(variant) for variant in range(3)]
-    assert len({re.search(r'dasharray="([^"]+)"', picture)[1] for picture in swatches}) == 3  # type: ignore[index]
+    swatches = [markup.swatch(variant) for variant in range(5)]
+    assert len({re.search(r'dasharray="([^"]+)"', picture)[1] for picture in swatches}) == 5  # type: ignore[index]
     assert how._CARDS.count("<section") == 6

@@ -1,10 +1,11 @@
 """What stands on the page: every component, its id and its place; no event handler.
 
-Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #pane-baseline
-#pane-ablated #pane-added #scope``. Looks are in ``assets/frame.css`` (colours, frame, container queries; inlined
+Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #beside #pane-baseline
+#pane-ablated #pane-added #pane-fourth #pane-fifth #scope``. There are always five panes; the script shows as many as
+the log names columns. Looks are in ``assets/frame.css`` (colours, frame, container queries; inlined
 into the head) and ``assets/page.css`` (the rest, through ``css=``, which Gradio rewrites and prefixes). What the
-browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, strength words, keyboard and screen-reader
-repairs) and ``assets/scope.js`` (everything that follows the log of `steering.ui.scope`).
+browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, save, strength words, keyboard and
+screen-reader repairs) and ``assets/scope*.js`` (everything that follows the log of `steering.ui.scope`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,22 @@ import gradio as gr
 from steering.ui import markup
 from steering.ui.how import how_it_works
 from steering.ui.methods import ADDITION_HELP, ADDITIONS, REMOVAL_HELP, REMOVALS
-from steering.ui.scope import ASSETS, VARIANTS, build_scope
+from steering.ui.scope import ASSETS, PLACES, build_scope
 from steering.ui.theme import InkOnPaper
 
-NAMES = ("As it is", "Idea taken out", "Idea turned up")
+NAMES = ("As it is", "Idea taken out", "Idea turned up", "Fourth answer", "Fifth answer")
+BESIDES = (  # what stands beside the answer as it is
+    ("Three answers", "three"),
+    ("Random direction", "random"),
+    ("Just prompt it", "prompted"),
+    ("Two ideas", "both"),
+    ("One knob", "knob"),
+)
+ACTS = (  # where a direction acts in a model that thinks first
+    ("In the thought and the answer", "both"),
+    ("In the thought only", "thought"),
+    ("In the answer only", "answer"),
+)
 MESSAGE_LIMIT = 2000  # characters
 SETTINGS: dict[str, Any] = {
     "system_prompt": "",
@@ -35,6 +48,7 @@ SETTINGS: dict[str, Any] = {
     "removal": "centred",
     "addition": "added",
     "thinking": False,
+    "thinking_acts": "both",
     "scroll_together": False,
 }
 
@@ -47,10 +61,18 @@ class Components:
     - ``ask`` and ``stop`` take turns by the state in the scope's log; handlers need not show or hide them.
     - An empty message never reaches the server from the page: the browser says so under the box.
     - ``examples``: four buttons whose text is the question; set with ``gr.update(value=…)``, hide with ``visible``.
-    - ``chats``: by variant name; a value is a list of ``{"role", "content"}``. Put every text through `as_text`.
+    - ``chats``: five, by place (`scope.PLACES`); a value is a list of ``{"role", "content"}``. Put every text through
+      `as_text`. Which of them are shown follows from the log. A message with ``metadata={"title": "Thought"}`` folds.
     - ``strength``: 0 to ``maximum``; when the idea changes set ``maximum``/``step`` here and send an `idea_line`.
+    - ``beside``: one of `BESIDES`. ``other_row`` holds ``other_idea`` and ``other_strength`` and is invisible until
+      `gr.update(visible=True)`; the page has room for it without moving.
+    - ``share``, ``copy_markdown``, ``save_run``: pressed by the buttons that are seen. Let the handler put a text into
+      ``carried``, then hand it on in the browser: ``.then(None, carried, None, js=COPY_LINK)``, and so on.
+    - ``branch_back`` and ``branch_on`` are shown when a `branch_line` names more than one branch.
+    - ``scope.select`` asks what might have been said at a token (``number`` of the `gr.EventData`); the answer, a
+      `likeliest_line`, goes into ``looked``.
     - ``third_answer``: "added" or "opposite"; ``removal`` and ``addition``: as in `methods`.
-    - ``thinking`` is invisible until the model can think: ``gr.update(visible=True)``.
+    - ``thinking`` and ``thinking_acts`` are invisible until the model can think: ``gr.update(visible=True)``.
     - ``model_status`` is a read-only text; ``settings`` are the inputs that `SETTINGS` names, in its order.
     - ``edit`` should take the last turn back and put its question into ``message``.
     - ``make_tab`` and ``blind_tab`` are empty; enter them again (``with components.make_tab:``) to fill them.
@@ -66,13 +88,24 @@ class Components:
     stop: gr.Button
     examples: list[gr.Button]
     strength: gr.Slider
-    chats: dict[str, gr.Chatbot]
+    beside: gr.Radio
+    other_row: gr.Row
+    other_idea: gr.Dropdown
+    other_strength: gr.Slider
+    chats: list[gr.Chatbot]
+    branch_back: gr.Button
+    branch_on: gr.Button
     retry: gr.Button
     undo: gr.Button
     edit: gr.Button
     idea_card: gr.Button
     clear: gr.Button
+    share: gr.Button
+    copy_markdown: gr.Button
+    save_run: gr.Button
+    carried: gr.Textbox
     scope: gr.HTML
+    looked: gr.HTML
     model: gr.Dropdown
     model_status: gr.Textbox
     settings: dict[str, gr.components.Component]
@@ -91,12 +124,13 @@ def build_layout(
     strength: float,
     strength_maximum: float,
     strength_step: float = 0.1,
+    besides: Sequence[tuple[str, str]] = BESIDES,
     log: str,
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
-    ``ideas`` and ``models`` are (label, value) pairs, ``models_left_out`` (label, reason); ``examples`` are four
-    questions; ``log`` is the scope's first value, at least an `idea_line` and a `state_line`.
+    ``ideas``, ``models`` and ``besides`` are (label, value) pairs, ``models_left_out`` (label, reason); ``examples``
+    are four questions; ``log`` is the scope's first value, at least an `idea_line` and a `state_line`.
     """
     _fixed(markup.HEADER, "topwrap")
     with gr.Tabs(elem_id="tabs", selected="chat") as tabs:
@@ -129,17 +163,33 @@ def build_layout(
                         interactive=True,
                     )
                     _fixed(markup.ZONES, "zonewrap")
-            _fixed(markup.variant_buttons("Answer to look at", pressed=0), "switcher")
+                    beside = gr.Radio(
+                        list(besides), value=besides[0][1], label="Compare with", elem_id="beside", interactive=True
+                    )
+                    other_row, other_idea, other_strength = _other(ideas, strength, strength_maximum, strength_step)
+            _fixed(markup.column_buttons("Answer to look at", pressed=0), "switcher")
             with gr.Row(elem_id="panes"):
-                chats = {name: _pane(name, variant) for variant, name in enumerate(VARIANTS)}
+                chats = [_pane(name, column) for column, name in enumerate(PLACES)]
             with gr.Row(elem_id="statusbar"):
                 _fixed(markup.STATUS, "status")
+                branch_back, branch_on = _branches()
                 retry = _action("Try again", "retry")
                 undo = _action("Undo", "undo")
                 edit = _action("Edit", "edit")
                 clear = _action("Clear", "clear")
                 idea_card = _action("Its card", "idea-card")
+                _fixed(markup.TAKE, "takewrap")
             scope = build_scope(log)
+            looked = _looked()
+            share, copy_markdown, save_run = (
+                gr.Button(words, elem_id=elem_id, visible="hidden")
+                for words, elem_id in (
+                    ("Copy link", "share-now"),
+                    ("Copy as Markdown", "copy-markdown-now"),
+                    ("Download run", "save-run-now"),
+                )
+            )
+            carried = gr.Textbox(label="Carried", elem_id="carried", visible="hidden", interactive=True)
         with gr.Tab("Make a direction", id="make", elem_id="tab-make") as make_tab:
             pass
         with gr.Tab("Blind test", id="blind", elem_id="tab-blind") as blind_tab:
@@ -159,18 +209,35 @@ def build_layout(
         stop=stop,
         examples=example_buttons,
         strength=strength_slider,
+        beside=beside,
+        other_row=other_row,
+        other_idea=other_idea,
+        other_strength=other_strength,
         chats=chats,
+        branch_back=branch_back,
+        branch_on=branch_on,
         retry=retry,
         undo=undo,
         edit=edit,
         idea_card=idea_card,
         clear=clear,
+        share=share,
+        copy_markdown=copy_markdown,
+        save_run=save_run,
+        carried=carried,
         scope=scope,
+        looked=looked,
         model=model_choice,
         model_status=model_status,
         settings=settings,
         reset_settings=reset,
     )
+
+
+# What a handler's ``js=`` does with a text that it was given: copy or save it, and say so.
+COPY_LINK = "(text) => { steeringPage.copy(text, 'share'); }"
+COPY_MARKDOWN = "(text) => { steeringPage.copy(text, 'copy-markdown'); }"
+SAVE_RUN = "(text) => { steeringPage.save('steering-run.json', text, 'application/json'); }"
 
 
 def page_options() -> dict[str, Any]:
@@ -202,13 +269,61 @@ def _examples(questions: Sequence[str]) -> list[gr.Button]:
         return [gr.Button(question, size="sm", elem_classes="try-button", min_width=0) for question in questions]
 
 
-def _pane(name: str, variant: int) -> gr.Chatbot:
-    with gr.Column(elem_id=f"pane-{name}", elem_classes=["pane", f"pane-v{variant}"], min_width=0):
-        _fixed(markup.pane_head(variant, NAMES[variant]), f"head-{name}")
+def _other(
+    ideas: Sequence[tuple[str, str]], strength: float, maximum: float, step: float
+) -> tuple[gr.Row, gr.Dropdown, gr.Slider]:
+    """The second of two ideas, the one that is turned up, and how strongly."""
+    with gr.Row(elem_id="other-row", visible=False) as row:
+        idea = gr.Dropdown(
+            list(ideas),
+            value=ideas[-1][1],
+            label="Idea turned up",
+            elem_id="other-idea",
+            interactive=True,
+            filterable=False,
+            min_width=0,
+        )
+        slider = gr.Slider(
+            0,
+            maximum,
+            value=strength,
+            step=step,
+            label="How strongly the other idea",
+            elem_id="other-strength",
+            buttons=[],
+            interactive=True,
+            min_width=0,
+        )
+    return row, idea, slider
+
+
+def _branches() -> tuple[gr.Button, gr.Button]:
+    with gr.Row(elem_id="branches"):
+        back = _action("‹", "branch-back")
+        _fixed(markup.BRANCH, "branch-wrap")
+        return back, _action("›", "branch-on")
+
+
+def _looked() -> gr.HTML:
+    """Brings a `likeliest_line` to the page, and hands it to the scope; shows nothing itself."""
+    return gr.HTML(
+        "",
+        html_template="<span></span>",
+        js_on_load="watch('value', () => document.dispatchEvent("
+        "new CustomEvent('steering-looked', { detail: props.value })));",
+        apply_default_css=False,
+        elem_id="looked",
+        elem_classes="unseen",
+    )
+
+
+def _pane(name: str, column: int) -> gr.Chatbot:
+    with gr.Column(elem_id=f"pane-{name}", elem_classes=["pane", f"pane-{column}"], min_width=0):
+        _fixed(markup.pane_head(column, NAMES[column]), f"head-{name}")
         return gr.Chatbot(
             elem_id=f"chat-{name}",
             elem_classes="chat",
-            label=NAMES[variant],
+            label=NAMES[column],
             show_label=False,
             container=False,
             layout="panel",
@@ -302,9 +417,18 @@ def _settings(
                 interactive=True,
                 visible=False,
             ),
+            "thinking_acts": gr.Radio(
+                list(ACTS),
+                value=start["thinking_acts"],
+                label="Where the idea acts",
+                elem_id="thinking-acts",
+                elem_classes="pills",
+                interactive=True,
+                visible=False,
+            ),
             "scroll_together": gr.Checkbox(
                 start["scroll_together"],
-                label="Scroll the three answers together",
+                label="Scroll the answers together",
                 elem_id="scroll-together",
                 interactive=True,
             ),

@@ -7,15 +7,19 @@ the drawing anew, so a new turn begins a new log.
 ===========================================  =======================================================================
 line                                         meaning
 ===========================================  =======================================================================
-``H|{json}``                                 a run: ``run, layers, layer, max_new_tokens, coefficient`` (`header`)
-``I|{json}``                                 names and strength zones: ``names, short, added, sweet, end,
-                                             dose``
-                                             (`idea_line`); may be sent without a run, for example when another idea
-                                             is chosen
+``H|{json}``                                 a run: ``run, layers, layer, max_new_tokens, coefficient, recorded``
+                                             (`header`)
+``I|{json}``                                 the columns and the strength's zones: ``names, short, looks, added, sweet,
+                                             end, dose`` (`columns_line`, `idea_line`); may be sent without a run, for
+                                             example when another idea is chosen
 ``S|{json}``                                 ``state, message, rate, button`` (`state_line`); absent keys are empty
-``T|number|variant|token|cosines``           one token: number from 1; variant 0 baseline, 1 ablated, 2 added; text
-                                             percent-encoded; base64 of int8 cosines x 127, one a layer (`token_line`)
+``T|number|column|token|cosines``            one token: number from 1; column 0 to 4, of which 0 is the answer that the
+                                             others are compared with; text percent-encoded; base64 of int8
+                                             cosines x 127, one a layer (`token_line`)
 ``C|number|coefficient``                     the strength was moved before this token (`coefficient_line`)
+``B|current|count``                          which branch of the conversation is in view (`branch_line`)
+``P|number|{json}``                          what each answer might have said at a token: ``columns, points_to``
+                                             (`likeliest_line`); also understood as the value of ``#looked``
 ===========================================  =======================================================================
 
 Nothing in the log is ever markup: the script decodes it and writes it with ``textContent`` or on a canvas.
@@ -25,6 +29,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote, unquote
@@ -33,24 +38,81 @@ import gradio as gr
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steering.ui.markup import variant_buttons
+from steering.ui.markup import INSPECTOR, column_buttons
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 State = Literal["idle", "loading", "queued", "prefill", "running", "stopped", "error"]
-VARIANTS = ("baseline", "ablated", "added")
+PLACES = ("baseline", "ablated", "added", "fourth", "fifth")  # of the columns, from the left; the ids of their panes
+VARIANTS = PLACES[:3]
 COSINE_SCALE = 127  # int8: a resolution of 0.004, and 40 characters for 30 layers
 
 
 def header(
-    run: str | int, n_layers: int, *, layer: int | None = None, max_new_tokens: int, coefficient: float = 0.0
+    run: str | int,
+    n_layers: int,
+    *,
+    layer: int | None = None,
+    max_new_tokens: int,
+    coefficient: float = 0.0,
+    recorded: str = "",
 ) -> str:
     """The first line of a run. ``layer`` is the steered layer, or None when the direction is not tied to one.
 
-    ``run`` must differ from the previous run's: the chart keeps a zoom as long as it stays the same.
+    ``run`` must differ from the previous run's: the chart keeps a zoom as long as it stays the same. ``recorded`` says
+    that the run was recorded earlier, and how: the command that made it. The page then says so, shows the answers
+    from their beginning, and can play them again.
     """
     return _json_line(
-        "H", run=run, layers=n_layers, layer=layer, max_new_tokens=max_new_tokens, coefficient=coefficient
+        "H",
+        run=run,
+        layers=n_layers,
+        layer=layer,
+        max_new_tokens=max_new_tokens,
+        coefficient=coefficient,
+        recorded=recorded,
+    )
+
+
+def columns_line(
+    names: Sequence[str],
+    short: Sequence[str],
+    looks: Sequence[int] | None = None,
+    *,
+    added: str = "turned up here",
+    sweet: tuple[float, float] | None = None,
+    end: float | None = None,
+    dose: float | None = None,
+) -> str:
+    """Names and looks of the columns, and the strength's zones.
+
+    ``names`` stand over the panes, ``short`` at the lines and on the buttons; two to five of each, the answer as it is
+    first. ``looks`` picks a colour with its dashes for each: 0 as it is, 1 taken out, 2 turned up, 3 and 4 for what is
+    none of these; without it a column looks as its place. ``added`` says what happens at the steered layer. ``sweet``
+    is the measured sweet spot in units of the coefficient; the text breaks above its upper end. ``end`` is the right
+    end of the slider (also set ``maximum`` of the Slider to it). Without ``sweet`` the page shows a plain track and
+    says that this direction was not measured. ``dose`` is how long a coefficient of 1 is, in parts of the stream's
+    usual length.
+
+    Raises:
+        ValueError: if there are not two to five columns, or a column lacks a name or a look that exists.
+    """
+    chosen = list(range(len(names))) if looks is None else list(looks)
+    if not 2 <= len(names) <= len(PLACES):
+        raise ValueError(f"{len(names)} columns were named; there must be 2 to {len(PLACES)}")
+    if not len(names) == len(short) == len(chosen):
+        raise ValueError(f"{len(names)} columns have {len(short)} short names and {len(chosen)} looks")
+    if not set(chosen) <= set(range(len(PLACES))):
+        raise ValueError(f"looks are numbers from 0 to {len(PLACES) - 1}, not {chosen}")
+    return _json_line(
+        "I",
+        names=list(names),
+        short=list(short),
+        looks=chosen,
+        added=added,
+        sweet=None if sweet is None else list(sweet),
+        end=end,
+        dose=None if dose is None else round(dose, 4),
     )
 
 
@@ -62,23 +124,18 @@ def idea_line(
     dose: float | None = None,
     opposite: bool = False,
 ) -> str:
-    """Names of the three answers and the strength zones.
+    """The usual three columns of one idea, as `columns_line` takes them.
 
-    ``idea`` is the preset's title, for example "The sea", or "Your idea". ``sweet`` is the measured sweet spot in
-    units of the coefficient; the text breaks above its upper end. ``end`` is the right end of the slider (also set
-    ``maximum`` of the Slider to it). Without ``sweet`` the page shows a plain track and says that this direction was
-    not measured. ``dose`` is how long a coefficient of 1 is, in parts of the stream's usual length. ``opposite``: the
-    third answer has minus the direction added.
+    ``idea`` is the preset's title, for example "The sea", or "Your idea". ``opposite``: the third answer has minus the
+    direction added.
     """
-    added = f"{idea}: its opposite" if opposite else f"{idea} turned up"
-    return _json_line(
-        "I",
-        names=["As it is", f"{idea} taken out", added],
-        short=["As it is", "Taken out", "Opposite" if opposite else "Turned up"],
+    return columns_line(
+        ["As it is", f"{idea} taken out", f"{idea}: its opposite" if opposite else f"{idea} turned up"],
+        ["As it is", "Taken out", "Opposite" if opposite else "Turned up"],
         added="its opposite added here" if opposite else "turned up here",
-        sweet=None if sweet is None else list(sweet),
+        sweet=sweet,
         end=end,
-        dose=None if dose is None else round(dose, 4),
+        dose=dose,
     )
 
 
@@ -103,16 +160,16 @@ def queued_message(people: int, seconds: float) -> str:
     return f"{before}, about {wait} second{'' if wait == 1 else 's'}."
 
 
-def token_line(number: int, variant: int, token: str, cosines: ArrayLike) -> str:
-    """One token of one variant.
+def token_line(number: int, column: int, token: str, cosines: ArrayLike) -> str:
+    """One token of one column.
 
-    number: from 1, per variant and run. token: the text it adds to the answer ("" when it adds none yet, as the first
-    bytes of an emoji); the tokens of a variant joined must give its answer, or the page marks no words in it.
+    number: from 1, per column and run. token: the text it adds to the answer ("" when it adds none yet, as the first
+    bytes of an emoji); the tokens of a column joined must give its answer, or the page marks no words in it.
     cosines: float [n_layers].
     """
     packed = np.clip(np.nan_to_num(np.asarray(cosines, dtype=np.float32)), -1.0, 1.0) * COSINE_SCALE
     encoded = base64.b64encode(np.rint(packed).astype(np.int8).tobytes()).decode("ascii")
-    return f"T|{number}|{variant}|{quote(token, safe=_PLAIN, errors='replace')}|{encoded}\n"
+    return f"T|{number}|{column}|{quote(token, safe=_PLAIN, errors='replace')}|{encoded}\n"
 
 
 def coefficient_line(number: int, coefficient: float) -> str:
@@ -120,19 +177,48 @@ def coefficient_line(number: int, coefficient: float) -> str:
     return f"C|{number}|{coefficient:g}\n"
 
 
+def branch_line(current: int, count: int) -> str:
+    """Which of the conversation's branches is in view, from 1; with one branch the page shows no buttons for them."""
+    return f"B|{current}|{count}\n"
+
+
+def likeliest_line(
+    number: int, columns: Sequence[Sequence[tuple[str, float]] | None], points_to: Sequence[str] = ()
+) -> str:
+    """What each answer might have said at token ``number``, from 1.
+
+    columns: for each column the likeliest tokens with their probabilities (0 to 1), likeliest first; None where the
+    answer had already ended. points_to: the tokens that the direction itself makes likelier, the strongest first.
+    """
+    content = {
+        "columns": [
+            None if likeliest is None else {"likeliest": [[text, round(float(share), 5)] for text, share in likeliest]}
+            for likeliest in columns
+        ],
+        "points_to": list(points_to),
+    }
+    return f"P|{number}|{json.dumps(content, separators=(',', ':'))}\n"
+
+
 def parse(log: str) -> list[tuple[str, Any]]:
-    """Read a log back: the kind of each line with its content (a dict, or a tuple for tokens and coefficients)."""
+    """Read a log back: the kind of each line with its content (a tuple where it begins with a number, else a dict)."""
     return [(line[0], _parse_line(line)) for line in log.splitlines()]
 
 
 def _parse_line(line: str) -> Any:
     kind, rest = line.split("|", 1)
     if kind == "T":
-        number, variant, token, encoded = rest.split("|")
-        return int(number), int(variant), unquote(token), _unpack(encoded)
+        number, column, token, encoded = rest.split("|")
+        return int(number), int(column), unquote(token), _unpack(encoded)
     if kind == "C":
         number, coefficient = rest.split("|")
         return int(number), float(coefficient)
+    if kind == "B":
+        current, count = rest.split("|")
+        return int(current), int(count)
+    if kind == "P":
+        number, content = rest.split("|", 1)
+        return int(number), json.loads(content)
     return json.loads(rest)
 
 
@@ -155,12 +241,13 @@ def build_scope(value: str) -> gr.HTML:
 
     The template is fixed: the value is never put into it, so that no text from a model can become markup. The root
     ``#scope`` carries ``data-state`` and ``data-tokens``, the number of tokens drawn so far in the longest answer.
+    Its ``select`` event, with ``number`` in the `gr.EventData`, asks for the `likeliest_line` of a token.
     (A function and not a subclass, because Gradio writes a ``.pyi`` beside every module that subclasses a component.)
     """
     return gr.HTML(
         value,
         html_template=_TEMPLATE,
-        js_on_load=(ASSETS / "scope.js").read_text(encoding="utf-8"),
+        js_on_load="".join((ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
         apply_default_css=False,
         elem_id="scope",
     )
@@ -171,21 +258,25 @@ def asset_url(name: str) -> str:
     return f"gradio_api/file={(ASSETS / name).as_posix()}"
 
 
+# One program in parts, in this order: the last one starts it.
+_SCRIPTS = ("scope-inspector.js", "scope-replay.js", "scope-picture.js", "scope.js")
+
 _TEMPLATE = f"""
 <div class="scope" data-plotly="{asset_url("plotly-cartesian.min.js")}">
   <section class="card" id="sc-linecard">
     <div class="card-head">
       <h2>How much of the idea is inside, layer by layer</h2><span class="which" id="sc-which"></span>
     </div>
+    {INSPECTOR}
     <div class="plot">
       <div id="sc-line"></div>
-      <div id="sc-names" aria-hidden="true"><span></span><span></span><span></span><span></span></div>
+      <div id="sc-names" aria-hidden="true">{"<span></span>" * (len(PLACES) + 1)}</div>
     </div>
   </section>
   <section class="card" id="sc-mapcard">
     <div class="card-head">
       <h2>The same, word by word</h2>
-      <div id="sc-toggles">{variant_buttons("Answer shown in the map", pressed=2)}</div>
+      <div id="sc-toggles">{column_buttons("Answer shown in the map", pressed=2)}</div>
     </div>
     <div id="sc-mapbox" tabindex="0" role="application" aria-roledescription="map" aria-describedby="sc-read"
          aria-label="Map of tokens and layers. Arrow keys move, Enter keeps a token, Escape lets it go.">
