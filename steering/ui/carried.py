@@ -113,7 +113,7 @@ def as_json(turns: Sequence[Turn], idea: str, model: Mapping[str, str]) -> str:
 
 def _told(turn: Turn) -> dict[str, Any]:
     records = parse(turn.log)
-    run = next((content for kind, content in records if kind == "H"), {})
+    run: dict[str, Any] = next((content for kind, content in records if kind == "H"), {})
     answers = []
     for place, column in enumerate(turn.columns):
         tokens = [

@@ -86,7 +86,7 @@ class Desk:
         return reply
 
     def before(self, reply: Reply) -> int:
-        """How many turns that were not given up wait before ``reply``, those that it waits for among the running too."""
+        """How many turns must begin or end before ``reply`` can begin; those that were given up do not count."""
         with self._change:
             if reply not in self._waiting:
                 return 0

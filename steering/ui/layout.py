@@ -18,19 +18,13 @@ from typing import Any
 import gradio as gr
 
 from steering.ui import markup
+from steering.ui.columns import BESIDE
 from steering.ui.how import how_it_works
 from steering.ui.methods import ADDITION_HELP, ADDITIONS, REMOVAL_HELP, REMOVALS
 from steering.ui.scope import ASSETS, PLACES, build_scope
 from steering.ui.theme import InkOnPaper
 
 NAMES = ("As it is", "Idea taken out", "Idea turned up", "Fourth answer", "Fifth answer")
-BESIDES = (  # what stands beside the answer as it is
-    ("Three answers", "three"),
-    ("Random direction", "random"),
-    ("Just prompt it", "prompted"),
-    ("Two ideas", "both"),
-    ("One knob", "knob"),
-)
 ACTS = (  # where a direction acts in a model that thinks first
     ("In the thought and the answer", "both"),
     ("In the thought only", "thought"),
@@ -64,7 +58,7 @@ class Components:
     - ``chats``: five, by place (`scope.PLACES`); a value is a list of ``{"role", "content"}``. Put every text through
       `as_text`. Which of them are shown follows from the log. A message with ``metadata={"title": "Thought"}`` folds.
     - ``strength``: 0 to ``maximum``; when the idea changes set ``maximum``/``step`` here and send an `idea_line`.
-    - ``beside``: one of `BESIDES`. ``other_row`` holds ``other_idea`` and ``other_strength`` and is invisible until
+    - ``beside``: a key of `columns.SETS`. ``other_row`` holds ``other_idea`` and ``other_strength``, invisible until
       `gr.update(visible=True)`; the page has room for it without moving.
     - ``share``, ``copy_markdown``, ``save_run``: pressed by the buttons that are seen. Let the handler put a text into
       ``carried``, then hand it on in the browser: ``.then(None, carried, None, js=COPY_LINK)``, and so on.
@@ -124,13 +118,15 @@ def build_layout(
     strength: float,
     strength_maximum: float,
     strength_step: float = 0.1,
-    besides: Sequence[tuple[str, str]] = BESIDES,
+    besides: Sequence[tuple[str, str]] = BESIDE,
+    answers: Sequence[Any] = ((),) * len(PLACES),
     log: str,
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
     ``ideas``, ``models`` and ``besides`` are (label, value) pairs, ``models_left_out`` (label, reason); ``examples``
-    are four questions; ``log`` is the scope's first value, at least an `idea_line` and a `state_line`.
+    are four questions; ``answers`` are the messages that the panes begin with; ``log`` is the scope's first
+    value, at least an `idea_line` and a `state_line`.
     """
     _fixed(markup.HEADER, "topwrap")
     with gr.Tabs(elem_id="tabs", selected="chat") as tabs:
@@ -169,7 +165,7 @@ def build_layout(
                     other_row, other_idea, other_strength = _other(ideas, strength, strength_maximum, strength_step)
             _fixed(markup.column_buttons("Answer to look at", pressed=0), "switcher")
             with gr.Row(elem_id="panes"):
-                chats = [_pane(name, column) for column, name in enumerate(PLACES)]
+                chats = [_pane(name, column, answers[column]) for column, name in enumerate(PLACES)]
             with gr.Row(elem_id="statusbar"):
                 _fixed(markup.STATUS, "status")
                 branch_back, branch_on = _branches()
@@ -317,10 +313,11 @@ def _looked() -> gr.HTML:
     )
 
 
-def _pane(name: str, column: int) -> gr.Chatbot:
+def _pane(name: str, column: int, messages: Sequence[Any]) -> gr.Chatbot:
     with gr.Column(elem_id=f"pane-{name}", elem_classes=["pane", f"pane-{column}"], min_width=0):
         _fixed(markup.pane_head(column, NAMES[column]), f"head-{name}")
         return gr.Chatbot(
+            list(messages),
             elem_id=f"chat-{name}",
             elem_classes="chat",
             label=NAMES[column],

@@ -138,7 +138,9 @@ class TurnWriter:
         self.direction = direction = request.own or engine.preset_direction(request.idea, progress)
         direction.require_fit(model)
         random = engine.random_twin(direction) if RANDOM in request.columns else None
-        other = request.other and (request.other.own or engine.preset_direction(request.other.idea, progress))
+        other = None
+        if request.other is not None:
+            other = request.other.own or engine.preset_direction(request.other.idea, progress)
         self.dial = dial = request.dial or Dial(strength_of(direction).start)
         asked = Asked(
             direction,

@@ -165,7 +165,7 @@ class Worker:
         return job
 
     def short_behind(self, running: Job) -> list[Job]:
-        """The short jobs that wait behind ``running`` and before any long one, in their order; those that are there now.
+        """The short jobs that wait behind ``running`` and before any long one now, in their order.
 
         Work that comes back into the line while these are done waits for the next time, so that long work goes on too.
         """
