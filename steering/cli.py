@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.cli_output import ProgressBar, as_text
 from steering.errors import SteeringError
 
 if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.finding import Prepared
     from steering.models import ChatModel
-    from steering.progress import Progress
 
 SWEET_SPOT, BREAKING_POINT = "sweet_spot", "breaking_point"
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{options.command}: something went wrong: {error!r}", file=sys.stderr)
         return 1
     if result is not None:
-        print(json.dumps(result) if options.json else _as_text(result))
+        print(json.dumps(result) if options.json else as_text(result))
     return 0
 
 
@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--coefficient", type=float, help="default: the direction's own start")
     chat.add_argument("--tokens", type=int, default=120, help="the longest answer")
     chat.add_argument("--temperature", type=float, default=0.0)
+    record = _command(commands, "record", _record, "make anew the runs that the page shows before anything is asked")
+    record.add_argument("ideas", nargs="*", metavar="IDEA", help="presets' names (default: all that are shown)")
     return parser
 
 
@@ -121,7 +123,7 @@ def _compute(options: argparse.Namespace) -> dict[str, Any]:
 
     model, data = _model(options), _data(options)
     train, held_out = data.split(seed=options.seed)
-    with _bar(options) as progress:
+    with ProgressBar(options) as progress:
         candidates = difference_in_means(model, train, progress=progress)
         measured = separation(model, candidates, held_out, progress=progress)
     position, layer = measured.suggested()
@@ -148,7 +150,7 @@ def _select(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
     )
     _tell_notes(prepared)
-    with _bar(options) as progress:
+    with ProgressBar(options) as progress:
         finder = Finder(model, prepared, store=None if options.fresh else scores_folder(), progress=progress)
         find = finder.find_relaxed if options.relax else finder.find
         found = find(name=options.name, progress=progress)
@@ -177,7 +179,7 @@ def _calibrate(options: argparse.Namespace) -> dict[str, Any]:
 
     model = _model(options)
     direction = Direction.load(options.direction, model)
-    with _bar(options) as progress:
+    with ProgressBar(options) as progress:
         direction = calibrated(model, direction, progress=progress)
     file = direction.save(options.out or options.direction)
     return {"coefficient": _coefficient(direction), "file": str(file)}
@@ -194,7 +196,7 @@ def _card(options: argparse.Namespace) -> dict[str, Any]:
     model, data = _model(options), _data(options)
     direction = Direction.load(options.direction, model)
     prepared = prepare(model, data, filtered=direction.card.get("filtered"), seed=options.seed)
-    with _bar(options) as progress:
+    with ProgressBar(options) as progress:
         candidates = difference_in_means(model, prepared.train, progress=progress)
         scorer = scorer_for(model, prepared.validation, prepared.tokens)
         card = trust(
@@ -211,7 +213,7 @@ def _orthogonalize(options: argparse.Namespace) -> dict[str, Any]:
     if options.out is None:
         raise SteeringError("Say where the edited model goes: --out FOLDER.")
     direction = _direction(options, None)
-    with _bar(options) as progress:
+    with ProgressBar(options) as progress:
         folder = orthogonalize(source=options.model, direction=direction, out=options.out, progress=progress)
     return {"folder": str(folder)}
 
@@ -242,6 +244,22 @@ def _chat(options: argparse.Namespace) -> dict[str, Any] | None:
 # ---------------------------------------------------------------- parts
 
 
+def _record(options: argparse.Namespace) -> dict[str, Any]:
+    from steering.ui.engine import Engine, ModelOptions
+    from steering.ui.recorded import record, recorded_ideas
+
+    if options.model != "bundled":
+        raise SteeringError("Runs are recorded with the bundled model, which the page begins with. Leave --model out.")
+    shown = recorded_ideas()
+    if unknown := [idea for idea in options.ideas if idea not in shown]:
+        raise SteeringError(f"No run is shown of {', '.join(unknown)}. Choose from {', '.join(shown)}.")
+    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization))
+    engine.model = _model(options)
+    with ProgressBar(options) as progress:
+        files = [str(record(engine, idea, progress)) for idea in options.ideas or shown]
+    return {"files": files}
+
+
 def _asked() -> str | None:
     """The next question, or None at the end."""
     try:
@@ -256,7 +274,7 @@ def _model(options: argparse.Namespace) -> ChatModel:
     from steering.models import load_model
 
     logging.disable_progress_bar()
-    with _bar(options) as progress:
+    with ProgressBar(options) as progress:
         return load_model(
             options.model,
             device=options.device,
@@ -301,42 +319,3 @@ def _tell_notes(prepared: Prepared) -> None:
     if prepared.tokens is not None:
         named = ", ".join(repr(text) for text in prepared.tokens.texts)
         print(f"First tokens {named}: {prepared.tokens.source}.", file=sys.stderr)
-
-
-class _bar:
-    """Progress on the standard error while a command works; nothing with ``--quiet``."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._quiet = options.quiet
-        self._bar: Any = None
-
-    def __enter__(self) -> Progress:
-        return self._report
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _report(self, what: str, done: float, total: float) -> None:
-        if self._quiet:
-            return
-        from tqdm import tqdm
-
-        if self._bar is None or self._bar.desc != f"{what}: ":
-            self.__exit__()
-            shape = "{desc}{percentage:3.0f}% {elapsed}<{remaining}"
-            self._bar = tqdm(desc=what, total=total, file=sys.stderr, leave=False, bar_format=shape)
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
-
-
-def _as_text(result: dict[str, Any]) -> str:
-    """A result as lines for people."""
-    lines = []
-    for key, value in result.items():
-        if value in ("", None):
-            continue
-        words = key.replace("_", " ")
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        lines.append(f"{words}: {shown if isinstance(shown, str | int) else json.dumps(shown)}")
-    return "\n".join(lines)

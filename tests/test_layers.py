@@ -92,7 +92,7 @@ LAYERS = (
     ),
     ("calibration", "evaluate", "explain"),
     ("preset_directions",),
-    ("cli", "cli_chat", "__main__", "ui"),
+    ("cli", "cli_chat", "cli_output", "__main__", "ui"),
 )
 
 
