@@ -216,7 +216,7 @@ def test_the_answers_are_those_of_the_chat_at_its_first_settings(handlers: Blind
     chat, visitor = Chat(engine), Session("the chat", OWN_IDEA, own=session(handlers).own)
     chat.accept(visitor, "What is rain?")
     list(chat.respond(visitor, chat.strength(visitor).start, SETTINGS))
-    (turn,) = visitor.conversation(OWN_IDEA)
+    (turn,) = visitor.conversation(OWN_IDEA).turns
     assert [round_.replies[round_.order.index(variant)] for variant in range(3)] == [
         reply.strip() for reply in turn.replies
     ]

@@ -15,6 +15,9 @@ from steering.directions import Direction, difference_in_means
 from steering.interventions import Ablation, AffineAblation, Capping, Dial
 from steering.models import ChatModel
 from steering.ui.chat import FIRST_IDEA, Chat
+from steering.ui.chat_view import NOT_ASKED
+from steering.ui.columns import SETS
+from steering.ui.desk import Desk
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.ideas import note_on
 from steering.ui.layout import SETTINGS
@@ -68,7 +71,7 @@ def states(session: Session) -> list[str]:
 
 def test_a_question_brings_three_answers_and_the_log_of_every_token(chat: Chat, session: Session) -> None:
     views = ask(chat, session, "What is rain?")
-    (turn,) = session.conversation(FIRST_IDEA)
+    (turn,) = session.conversation(FIRST_IDEA).turns
     assert turn.question == "What is rain?"
     assert len(turn.replies) == 3
     assert all(turn.replies)
@@ -83,14 +86,14 @@ def test_a_question_brings_three_answers_and_the_log_of_every_token(chat: Chat, 
 def test_a_second_question_continues_three_conversations(chat: Chat, session: Session) -> None:
     ask(chat, session, "What is rain?")
     ask(chat, session, "And snow?")
-    histories = session.histories(FIRST_IDEA)
+    histories = session.conversation(FIRST_IDEA).histories(session.columns)
     assert [[message["role"] for message in history] for history in histories] == [["user", "assistant"] * 2] * 3
     assert len({history[1]["content"] for history in histories}) > 1
 
 
 def test_strength_zero_equals_the_baseline(chat: Chat, session: Session) -> None:
     ask(chat, session, "What is rain?", strength=0.0)
-    (turn,) = session.conversation(FIRST_IDEA)
+    (turn,) = session.conversation(FIRST_IDEA).turns
     assert turn.replies[0] == turn.replies[2]
 
 
@@ -107,7 +110,7 @@ def test_stop_keeps_what_is_written(chat: Chat, session: Session) -> None:
     for _ in running:
         if session.live and any(session.live.replies):
             session.stop()
-    (turn,) = session.conversation(FIRST_IDEA)
+    (turn,) = session.conversation(FIRST_IDEA).turns
     assert any(turn.replies)
     assert states(session)[-1] == "stopped"
     assert session.job is None
@@ -141,7 +144,7 @@ def test_clear_while_writing_leaves_nothing(chat: Chat, session: Session) -> Non
     for _ in chat.respond(session, 1.0, SETTINGS | {"max_new_tokens": 400}):
         if session.live_idea and session.live and any(session.live.replies):
             chat.clear(session)
-    assert session.conversation(FIRST_IDEA) == []
+    assert session.conversation(FIRST_IDEA).turns == []
     assert chat.view(session)[:3] == ([], [], [])
     assert states(session) == ["idle"]
 
@@ -149,10 +152,10 @@ def test_clear_while_writing_leaves_nothing(chat: Chat, session: Session) -> Non
 def test_another_try_repeats_the_question_with_other_dice(chat: Chat, session: Session) -> None:
     sampled = SHORT | {"temperature": 1.0, "max_new_tokens": 24}
     ask(chat, session, "What is rain?", settings=sampled)
-    before = session.conversation(FIRST_IDEA)[0].replies[0]
+    before = session.conversation(FIRST_IDEA).turns[0].replies[0]
     chat.accept_again(session)
     list(chat.respond(session, 1.0, sampled))
-    (turn,) = session.conversation(FIRST_IDEA)
+    (turn,) = session.conversation(FIRST_IDEA).turns
     assert turn.question == "What is rain?"
     assert turn.replies[0] != before
 
@@ -173,7 +176,7 @@ def test_another_idea_does_not_show_what_is_being_written_for_the_first(chat: Ch
             chat.choose(session, "pirate")
             assert chat.view(session)[:3] == ([], [], [])
     assert chat.view(session)[:3] == ([], [], [])
-    assert len(session.conversation(FIRST_IDEA)) == 1
+    assert len(session.conversation(FIRST_IDEA).turns) == 1
 
 
 def test_a_question_typed_by_hand_stays_when_the_idea_changes(chat: Chat, session: Session) -> None:
@@ -208,28 +211,123 @@ def test_two_visitors_at_once_get_what_each_gets_alone(chat: Chat) -> None:
     for idea in ("poetic", "pirate"):
         visitor = Session("alone", idea)
         ask(chat, visitor, "What is rain?")
-        alone.append(visitor.conversation(idea)[0].replies)
+        alone.append(visitor.conversation(idea).turns[0].replies)
     visitors = [Session(idea, idea) for idea in ("poetic", "pirate")]
     threads = [threading.Thread(target=ask, args=(chat, visitor, "What is rain?")) for visitor in visitors]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [visitor.conversation(visitor.idea)[0].replies for visitor in visitors] == alone
+    assert [visitor.conversation(visitor.idea).turns[0].replies for visitor in visitors] == alone
 
 
 def test_who_waits_is_told_their_place(chat: Chat, engine: Engine, session: Session) -> None:
-    go_on = threading.Event()
-    busy = engine.worker.submit(lambda job: go_on.wait(30) and None)
-    wait_for(busy.started.is_set)
-    chat.accept(session, "What is rain?")
-    running = chat.respond(session, 1.0, SHORT)
-    for _ in running:
-        if states(session)[-1] == "queued":
-            go_on.set()
+    desk, engine.desk = engine.desk, Desk(engine, rows_at_most=3)
+    try:
+        other = Session("other", FIRST_IDEA)
+        chat.accept(other, "What is snow?")
+        busy = chat.respond(other, 1.0, SETTINGS | {"max_new_tokens": 400})
+        for _ in busy:
+            if other.live and any(other.live.replies):
+                break
+        chat.accept(session, "What is rain?")
+        for _ in chat.respond(session, 1.0, SHORT):
+            if states(session)[-1] == "queued":
+                other.stop()
+        list(busy)
+    finally:
+        engine.desk = desk
     queued = [content for kind, content in parse(session.log) if kind == "S" and content["state"] == "queued"]
     assert "1 person is before you" in queued[0]["message"]
     assert states(session)[-1] == "idle"
+
+
+def test_an_edit_asks_from_an_earlier_question_and_both_branches_stay(chat: Chat, session: Session) -> None:
+    for question in ("What is rain?", "And snow?"):
+        ask(chat, session, question)
+    conversation = session.conversation(FIRST_IDEA)
+    before = list(conversation.turns)
+    assert chat.edit(session) == "And snow?"
+    assert chat.edit(session) == "What is rain?"  # pressed again
+    assert "Question 1 of 2" in session.log
+    ask(chat, session, "What is hail?")
+    assert [turn.question for turn in conversation.turns] == ["What is hail?"]
+    assert dict(parse(chat.rest_log(session)))["B"] == (2, 2)
+    chat.go_branch(session, -1)
+    assert conversation.turns == before
+    assert chat.view(session)[0][0]["content"] == "What is rain?"
+
+
+def test_an_edit_that_is_given_up_leaves_one_conversation(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?")
+    assert chat.edit(session) == "What is rain?"
+    chat.choose(session, "pirate")
+    chat.choose(session, FIRST_IDEA)
+    ask(chat, session, "And snow?")
+    assert [turn.question for turn in session.conversation(FIRST_IDEA).turns] == ["What is rain?", "And snow?"]
+
+
+@pytest.mark.parametrize("beside", ["random", "prompted", "both", "knob"])
+def test_other_columns_are_filled_by_asking_again(chat: Chat, session: Session, beside: str) -> None:
+    ask(chat, session, "What is rain?")
+    first = session.conversation(FIRST_IDEA).turns[0]
+    assert chat.compare(session, beside)
+    list(chat.respond(session, 1.0, SHORT))
+    (turn,) = session.conversation(FIRST_IDEA).turns
+    assert turn.columns == SETS[beside]
+    assert len(turn.replies) == len(turn.columns)
+    assert turn.replies[0] == first.replies[0]
+    if beside != "knob":
+        assert turn.replies[:3] == first.replies
+    panes = chat.view(session)[:-1]
+    assert [len(messages) for messages in panes] == [2] * len(turn.columns) + [0] * (5 - len(turn.columns))
+    assert len(dict(parse(session.log))["I"]["names"]) == len(turn.columns)
+
+
+def test_going_back_to_three_asks_nothing_again(chat: Chat, session: Session) -> None:
+    chat.compare(session, "random")
+    ask(chat, session, "What is rain?")
+    assert not chat.compare(session, "three")
+    assert session.pending == ""
+    assert {token[1] for kind, token in parse(session.log) if kind == "T"} == {0, 1, 2}
+    assert [len(messages) for messages in chat.view(session)[:-1]] == [2, 2, 2, 0, 0]
+
+
+def test_other_columns_end_what_is_being_written_and_ask_it_again(chat: Chat, session: Session) -> None:
+    chat.accept(session, "What is rain?")
+    running = chat.respond(session, 1.0, SETTINGS | {"max_new_tokens": 2000})
+    thread = threading.Thread(target=lambda: list(running))
+    thread.start()
+    wait_for(lambda: bool(session.live and any(session.live.replies)))
+    assert chat.compare(session, "random")
+    thread.join(30)
+    assert session.pending == "What is rain?"
+
+
+def test_a_column_that_was_not_asked_says_so(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?")
+    session.beside = "prompted"
+    ask(chat, session, "And snow?")
+    asked = chat.view(session)[3]
+    assert asked[1]["content"] == NOT_ASKED
+    assert asked[3]["content"] not in ("", NOT_ASKED)
+
+
+def test_what_could_have_been_said_is_there_for_every_token(chat: Chat, session: Session) -> None:
+    ask(chat, session, "What is rain?", settings=SHORT | {"repetition_penalty": 1.0})
+    (turn,) = session.conversation(FIRST_IDEA).turns
+    assert turn.points_to
+    for column, name in enumerate(turn.columns):
+        texts = [token[2] for kind, token in parse(session.log) if kind == "T" and token[1] == column]
+        for number, text in enumerate(texts, 1):
+            likeliest = turn.likeliest_at(name, number)
+            assert likeliest is not None
+            assert len(likeliest) == 5
+            probabilities = [probability for _, probability in likeliest]
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert sum(probabilities) <= 1 + 1e-5
+            assert likeliest[0][0].strip() == text.strip(), "without a penalty the likeliest is what is said"
+    assert turn.likeliest_at("added", 10_000) is None
 
 
 @pytest.fixture
