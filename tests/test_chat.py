@@ -326,7 +326,8 @@ def test_what_could_have_been_said_is_there_for_every_token(chat: Chat, session:
             probabilities = [probability for _, probability in likeliest]
             assert probabilities == sorted(probabilities, reverse=True)
             assert sum(probabilities) <= 1 + 1e-5
-            assert likeliest[0][0].strip() == text.strip(), "without a penalty the likeliest is what is said"
+            if text.strip() and text.isascii():  # other characters may come in several tokens
+                assert likeliest[0][0].strip() == text.strip(), "without a penalty the likeliest is what is said"
     assert turn.likeliest_at("added", 10_000) is None
 
 

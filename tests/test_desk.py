@@ -44,15 +44,15 @@ def a_direction(model: ChatModel, seed: int = 0) -> Direction:
     return Direction(vector, (vector / vector.norm())[None], 1, -1, float(vector.norm()), f"number {seed}")
 
 
-def a_request(engine: Engine, seed: int = 0, **changes: object) -> TurnRequest:
+def a_request(engine: Engine, visitor: int = 0, **changes: object) -> TurnRequest:
     request = TurnRequest(
         "own:1",
-        a_direction(engine.ready_model(), seed),
+        a_direction(engine.ready_model(), visitor),
         [[], [], []],
         "What is rain?",
         Dial(1.0),
         max_new_tokens=24,
-        owner=f"visitor {seed}",
+        owner=f"visitor {visitor}",
     )
     return replace(request, **changes)  # type: ignore[arg-type]
 
@@ -110,6 +110,17 @@ def test_who_finds_the_batch_full_waits_and_knows_their_place(engine: Engine) ->
     first.stop()
     assert newest(third).texts == alone(engine, a_request(engine, 2))
     assert second.ended.is_set()
+
+
+def test_long_work_that_lets_nobody_go_counts_as_one_before(engine: Engine) -> None:
+    gate = threading.Event()
+    busy = engine.worker.submit(lambda job: gate.wait(PATIENCE) and None)
+    wait_for(busy.started.is_set)
+    reply = engine.desk.ask(a_request(engine, 0))
+    assert reply.before == 1
+    gate.set()
+    assert newest(reply).texts
+    assert reply.before == 0
 
 
 def test_a_turn_larger_than_the_batch_is_let_in_alone(engine: Engine) -> None:

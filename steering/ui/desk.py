@@ -86,14 +86,18 @@ class Desk:
         return reply
 
     def before(self, reply: Reply) -> int:
-        """How many turns must begin or end before ``reply`` can begin; those that were given up do not count."""
+        """How many turns must begin or end before ``reply`` can begin; those that were given up do not count.
+
+        Long work that must first come to a point where replies may go on counts too.
+        """
         with self._change:
             if reply not in self._waiting:
                 return 0
+            line = 0 if self._slice is None or self._slice.started.is_set() else self._slice.before
             ahead = [other for other in self._waiting if not other.stopped]
             ahead = ahead[: ahead.index(reply)] if reply in ahead else ahead
             fits = self._fits(reply.rows + sum(other.rows for other in ahead))
-            return 0 if fits else len(ahead) + 1
+            return line + (0 if fits else len(ahead) + 1)
 
     def seconds_before(self, reply: Reply) -> float:
         """About how long ``reply`` still waits, from how long the last turns took and how many are written at once."""
