@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from steering.contrast import Example
-from steering.generation import last_positions
 from steering.models import ChatModel
+from steering.module_decoder import last_positions
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,14 @@ from tqdm import tqdm
 from benchmarks.machine import print_machine
 from steering import Ablation, Addition, AffineAblation, ContrastSet, Direction, Example, Variant, load_model
 from steering.calibration import calibrated, metric_plateau
+from steering.decoders import NewRow
 from steering.figures import Figure, bootstrapped
 from steering.finding import Finder, Selection, prepare, scores_folder
-from steering.generation import ModuleDecoder, stream_side_by_side
-from steering.interventions import Intervention, Steering
+from steering.generation import stream_side_by_side
+from steering.interventions import Intervention
 from steering.metrics import kl_divergence
 from steering.models import ChatModel
+from steering.module_decoder import ModuleDecoder
 from steering.refusals import refusal_rate
 from steering.trust_controls import random_controls
 
@@ -111,7 +113,7 @@ def divergences(
     for number, request in enumerate(requests):
         variants = [Variant.baseline(), *(condition.variants[number] for condition in conditions)]
         prompt = model.encode(list(request.messages))
-        logits = ModuleDecoder(model, Steering(model, variants)).prefill([prompt] * len(variants))
+        logits = ModuleDecoder(model).join([NewRow(prompt, variant) for variant in variants])
         for condition, value in zip(conditions, kl_divergence(logits[:1], logits[1:]).tolist(), strict=True):
             values[condition.name].append(value)
     return {name: bootstrapped([np.array(numbers)], np.mean, seed) for name, numbers in values.items()}

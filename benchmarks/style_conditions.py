@@ -12,10 +12,10 @@ from tqdm import tqdm
 from steering import Ablation, Addition, Direction, Variant, stream_side_by_side
 from steering.calibration import mean_negative_log_likelihoods, repeated_share
 from steering.conversation import with_system
-from steering.generation import ModuleDecoder
-from steering.interventions import Steering
+from steering.decoders import NewRow
 from steering.metrics import kl_divergence
 from steering.models import ChatModel
+from steering.module_decoder import ModuleDecoder
 
 BASELINE = "baseline"
 LIKE_AN_ASSISTANT = (
@@ -94,8 +94,11 @@ def write(
             model, conversations, variants, max_new_tokens=tokens, repetition_penalty=penalty
         ):
             pass
-        logits = ModuleDecoder(model, Steering(model, variants)).prefill(
-            [model.encode(with_system(one, way.system)) for one, way in zip(conversations, variants, strict=True)]
+        logits = ModuleDecoder(model).join(
+            [
+                NewRow(model.encode(with_system(one, way.system)), way)
+                for one, way in zip(conversations, variants, strict=True)
+            ]
         )
         for i, messages in enumerate(asked):
             rows = slice(i * len(ways), (i + 1) * len(ways))

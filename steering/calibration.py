@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from steering.directions import Direction
-from steering.generation import last_positions, stream_side_by_side
+from steering.generation import stream_side_by_side
 from steering.interventions import Variant
+from steering.module_decoder import last_positions
 from steering.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -85,6 +85,30 @@ class ChatModel:
         return template.knows_thinking(self.tokenizer)
 
     @cached_property
+    def thought_marks(self) -> template.ThoughtMarks | None:
+        """What stands around a thought, or None for models that do not think aloud."""
+        return template.thought_marks(self.tokenizer)
+
+    @property
+    def thought_end(self) -> list[int] | None:
+        """Token ids that end a thought, or None for models that do not think aloud."""
+        return None if self.thought_marks is None else self.thought_marks.end_tokens
+
+    @property
+    def open_thought(self) -> bool | None:
+        """Whether the prompt ends within a thought (True) or behind one (False); None if it leaves that to the model.
+
+        Without a thought to be had it is False: what comes is the answer.
+        """
+        if self.thought_marks is None:
+            return False
+        cache = self.__dict__.setdefault("_open_thought", {})
+        if self.thinking not in cache:
+            cache[self.thinking] = template.open_thought(self.tokenizer, self.thought_marks, self.thinking)
+        # Not asked to think, a model whose prompt says nothing of a thought answers.
+        return cache[self.thinking] if self.thinking or cache[self.thinking] else False
+
+    @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Token ids that end a reply, the same as ``generate`` stops at."""
         ids = self.model.generation_config.eos_token_id

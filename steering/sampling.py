@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ class Sampler:
     """Draws the rows' tokens step by step.
 
     At temperature > 0 the token is argmax(logits / T + g) with Gumbel noise g: a draw from softmax(logits / T). One g
-    serves all rows of a step, so two rows with equal logits draw the same token, and texts differ by the steering only.
+    serves all rows of a step, so two rows with equal logits draw the same token, and texts differ by the steering only;
+    what a row draws does not depend on which others are still there.
     """
 
     def __init__(self, settings: SamplingSettings, rows: int, device: torch.device) -> None:
@@ -51,15 +53,19 @@ class Sampler:
         self._written: Tensor | None = None
         self._device = device
 
-    def choose(self, logits: Tensor) -> Tensor:
+    def choose(self, logits: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """Token ids ``[rows]`` from logits ``[rows, vocabulary]``.
+
+        Args:
+            rows: which rows these are, for the others have ended; by default all.
 
         Raises:
             SteeringError: if a logit is not a number, as when a coefficient is far too large.
         """
         scores = logits.float()
+        places = torch.tensor(range(self.rows) if rows is None else rows, device=scores.device)
         if self.settings.repetition_penalty != 1:
-            scores = self._penalised(scores)
+            scores = self._penalised(scores, places)
         if self.settings.temperature > 0:
             scores = scores / self.settings.temperature
             if self.settings.top_p < 1:
@@ -69,14 +75,15 @@ class Sampler:
         if not torch.isfinite(best).all():
             raise SteeringError("The model's numbers overflowed, so no next word could be chosen. Lower the strength.")
         if self._written is not None:
-            self._written[torch.arange(self.rows, device=tokens.device), tokens] = True
+            self._written[places, tokens] = True
         return tokens
 
-    def _penalised(self, scores: Tensor) -> Tensor:
+    def _penalised(self, scores: Tensor, places: Tensor) -> Tensor:
         if self._written is None:
-            self._written = torch.zeros_like(scores, dtype=torch.bool)
+            self._written = torch.zeros(self.rows, scores.shape[-1], dtype=torch.bool, device=scores.device)
         penalty = self.settings.repetition_penalty
-        return torch.where(self._written, torch.where(scores > 0, scores / penalty, scores * penalty), scores)
+        weakened = torch.where(scores > 0, scores / penalty, scores * penalty)
+        return torch.where(self._written[places], weakened, scores)
 
     def _gumbel(self, vocabulary: int) -> Tensor:
         uniform = torch.rand(vocabulary, generator=self._dice).clamp_(1e-20, 1 - 1e-7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steering.errors import ModelError
@@ -10,6 +12,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
+
+# How families mark the end of a thought, and what then is its beginning: </think>, [/THINK], <|END_THINKING|>.
+_WORD = r"(?:think|thought|reason)\w*"
+_ENDS_OF_THOUGHT = (
+    (re.compile(rf"</(?:\w+:)?{_WORD}>", re.IGNORECASE), "</", "<"),
+    (re.compile(rf"\[/{_WORD}\]", re.IGNORECASE), "[/", "["),
+    (re.compile(rf"<\|END_{_WORD}\|>"), "END", "START"),
+    (re.compile(rf"<\|end_of_{_WORD}\|>"), "end", "begin"),
+)
 
 # Texts that end in different kinds of characters: a tokenizer that merges the user's last character with what
 # follows merges differently for each, so only tokens that come after any merge are common to all of them.
@@ -100,3 +111,41 @@ def knows_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the template has a switch for thinking aloud before the answer."""
     template = tokenizer.chat_template
     return isinstance(template, str) and "enable_thinking" in template
+
+
+@dataclass(frozen=True)
+class ThoughtMarks:
+    """What a thinking model puts around its thought, as text and as token ids."""
+
+    start: str
+    end: str
+    start_tokens: list[int]
+    end_tokens: list[int]
+
+
+def thought_marks(tokenizer: PreTrainedTokenizerBase) -> ThoughtMarks | None:
+    """The marks around a thought that the template names, or, where it names none, the vocabulary; None if neither."""
+    template = tokenizer.chat_template
+    for text in (template if isinstance(template, str) else "", "\n".join(tokenizer.get_added_vocab())):
+        for pattern, ending, beginning in _ENDS_OF_THOUGHT:
+            if found := pattern.search(text):
+                end = found.group()
+                start = end.replace(ending, beginning, 1)
+                return ThoughtMarks(start, end, _tokens(tokenizer, start), _tokens(tokenizer, end))
+    return None
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, mark: str) -> list[int]:
+    """A mark's token ids: where it is a token of its own, that one, for some tokenizers put a space in front."""
+    own = tokenizer.get_vocab().get(mark)
+    return encode(tokenizer, mark) if own is None else [own]
+
+
+def open_thought(tokenizer: PreTrainedTokenizerBase, marks: ThoughtMarks, thinking: bool) -> bool | None:
+    """Whether a prompt ends within a thought (True) or behind one (False); None if it leaves that to the model.
+
+    Told by what the template writes after the user's text, for a text may name the marks as well.
+    """
+    ending = tokenizer.decode(post_instruction_tokens(tokenizer, thinking), skip_special_tokens=False)
+    start, end = ending.rfind(marks.start), ending.rfind(marks.end)
+    return None if start == end == -1 else start > end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -127,11 +128,21 @@ class Variant:
 
     Attributes:
         system: a system prompt for this variant only, in place of the conversation's.
+        acts: where a model thinks before it answers, which of the two the interventions act on; see
+            :class:`steering.thoughts.Thought`. They act everywhere where no model thinks.
+
+    Raises:
+        SteeringError: if ``acts`` is something else.
     """
 
     name: str
     interventions: tuple[Intervention, ...] | list[Intervention] = ()
     system: str | None = None
+    acts: Literal["both", "thought", "answer"] = "both"
+
+    def __post_init__(self) -> None:
+        if self.acts not in ("both", "thought", "answer"):
+            raise SteeringError(f"A variant acts in “both”, the “thought” or the “answer”, not in “{self.acts}”.")
 
     @classmethod
     def baseline(cls, name: str = "baseline") -> Variant:

@@ -88,6 +88,7 @@ LAYERS = (
         "replies",
         "reply_batch",
         "sampling",
+        "thoughts",
         "weight_edits",
     ),
     ("calibration", "evaluate", "explain"),

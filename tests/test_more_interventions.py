@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from steering.activations import RESPONSE
 from steering.contrast import ContrastSet, Example
+from steering.decoders import NewRow
 from steering.directions import Direction, difference_in_means
 from steering.errors import DirectionError, SteeringError
-from steering.generation import ModuleDecoder, stream_side_by_side
+from steering.generation import stream_side_by_side
 from steering.interventions import Ablation, Addition, AffineAblation, Capping, Dial, Intervention, Steering, Variant
 from steering.models import ChatModel, load_model
+from steering.module_decoder import ModuleDecoder
 from steering.neutral_means import NeutralMeans
 
 Tiny = Callable[[str], ChatModel]
@@ -217,11 +219,11 @@ def test_every_variant_equals_the_oracle_in_a_padded_batch(name: str, tiny: Tiny
     chat = tiny(name)
     ids, chosen = prompts(chat), cases(chat)
     rows = [ids[row % 3] for row in range(len(chosen))]
-    decoder = ModuleDecoder(chat, Steering(chat, [case.variant for case in chosen]))
-    found = [decoder.prefill(rows)]
+    decoder = ModuleDecoder(chat)
+    found = [decoder.join([NewRow(row, case.variant) for row, case in zip(rows, chosen, strict=True)])]
     newest = found[0].argmax(dim=-1)
     found.append(decoder.step(newest))
-    plain = ModuleDecoder(chat, Steering(chat, [Variant.baseline()] * len(rows))).prefill(rows)
+    plain = ModuleDecoder(chat).join([NewRow(row, Variant.baseline()) for row in rows])
     for row, case in enumerate(chosen):
         logits = expected_logits(chat, name, case, [*rows[row], int(newest[row])])
         for place, step in ((-2, found[0]), (-1, found[1])):
@@ -246,8 +248,8 @@ def test_a_neighbour_changes_no_bit(name: str, tiny: Tiny) -> None:
         Variant("never capped", [Capping(one, math.inf)]),
     ]
     rows = [prompts(chat)[row % 3] for row in range(len(variants))]
-    found = ModuleDecoder(chat, Steering(chat, variants)).prefill(rows)
-    plain = ModuleDecoder(chat, Steering(chat, [Variant.baseline()] * len(rows))).prefill(rows)
+    found = ModuleDecoder(chat).join([NewRow(row, variant) for row, variant in zip(rows, variants, strict=True)])
+    plain = ModuleDecoder(chat).join([NewRow(row, Variant.baseline()) for row in rows])
     assert [torch.equal(found[row], plain[row]) for row in range(len(rows))] == [True, False, True, True, True, True]
 
 
@@ -350,7 +352,7 @@ def test_a_float64_model_is_steered_in_float64(tiny: Tiny) -> None:
     exact = ChatModel(oracle.float64_twin(chat.model), chat.tokenizer, chat.name, chat.label)
     chosen = cases(chat)
     ids = prompts(chat)[0]
-    found = ModuleDecoder(exact, Steering(exact, [case.variant for case in chosen])).prefill([ids] * len(chosen))
+    found = ModuleDecoder(exact).join([NewRow(ids, case.variant) for case in chosen])
     assert found.dtype == torch.float64
     for row, case in enumerate(chosen):
         logits = expected_logits(chat, "gpt-neox", case, ids)[-1]
