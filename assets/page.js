@@ -164,7 +164,7 @@
   }
 
   async function copyAnswer(button) {
-    const answers = button.closest('.pane').querySelectorAll('.bot .message-content');
+    const answers = [...button.closest('.pane').querySelectorAll('.bot .message-content')].filter((part) => !part.closest('.thought-group'));
     const answer = answers[answers.length - 1];
     if (!answer) {
       say('There is no answer to copy yet.');
@@ -364,6 +364,7 @@
       header.removeAttribute('role');
       header.removeAttribute('tabindex');
     });
+    document.querySelectorAll('.thought-group .title').forEach((title) => set(title, 'aria-expanded', String(title.classList.contains('expanded'))));
     set(find('branch-back'), 'aria-label', 'The branch before');
     set(find('branch-on'), 'aria-label', 'The branch after');
     const drawer = find('settings');
@@ -389,7 +390,7 @@
   let repairing = 0;
   new MutationObserver(() => {
     if (!repairing) repairing = setTimeout(() => { repairing = 0; repair(); }, 120);
-  }).observe(page, { childList: true, subtree: true, attributes: true, attributeFilter: ['max', 'role'] });
+  }).observe(page, { childList: true, subtree: true, attributes: true, attributeFilter: ['max', 'role', 'aria-busy'] });
   // The colours are the exception: a wrong theme must not be seen.
   const early = setInterval(() => {
     if (!document.body) return;

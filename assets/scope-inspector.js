@@ -112,7 +112,8 @@ function lookColumn(column, which, number) {
   shares.forEach(([text, share], index) => list.append(lookRow(visible(text), share, index === at)));
   const rest = Math.max(0, 1 - shares.reduce((sum, [, share]) => sum + share, 0));
   const others = part('li', 'look-rest');
-  others.append(part('span', '', said && at < 0 && said.text ? `all other tokens, ${quoted(said.text)} ✓ too` : 'all other tokens'), part('output', '', percent(rest)));
+  const rested = columnCount() > 3 ? 'all others' : 'all other tokens';
+  others.append(part('span', '', said && at < 0 && said.text ? `${rested}, ${quoted(said.text)} ✓` : rested), part('output', '', percent(rest)));
   list.append(others);
   node.append(list);
   return node;

@@ -672,7 +672,7 @@ element.querySelector('#sc-toggles').addEventListener('click', (event) => {
 
 // ---------------------------------------------------------------- marks in the answers (no change of Gradio's DOM)
 
-const THOUGHT = '.bot .thought-group';
+const THOUGHT = '.thought-group';
 const ANSWERS = '.bot .prose, .bot .message-content';
 
 const marks = {};
@@ -689,7 +689,8 @@ if (window.CSS && CSS.highlights) {
 // a wrong one.
 function locate(which, count) {
   const pane = find(`pane-${PANES[which]}`);
-  const answers = pane ? pane.querySelectorAll(isReplaying() ? '.replayed .said' : ANSWERS) : [];
+  const said = pane ? pane.querySelectorAll(isReplaying() ? '.replayed .said' : ANSWERS) : [];
+  const answers = [...said].filter((message) => !message.closest(THOUGHT));
   const answer = answers[answers.length - 1];
   if (!answer) return null;
   const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT);

@@ -134,7 +134,7 @@ INSPECTOR = f"""
     <button type="button" class="icon" data-step="1" aria-label="The token after">{_ON}</button>
     <button type="button" class="icon" data-close aria-label="Close">{_CLOSE}</button>
   </div>
-  <div class="look-body" tabindex="0" role="region" aria-labelledby="sc-look-title">
+  <div class="look-body" tabindex="0" role="group" aria-label="Likeliest tokens of each answer">
     <p id="sc-look-words"></p>
     <div id="sc-look-columns"></div>
     <p id="sc-look-wrote"></p>
