@@ -163,19 +163,14 @@
     panes.style.setProperty('--columns', shares.join(' '));
   }
 
-  async function copy(button) {
-    const answers = button.closest('.pane').querySelectorAll('.bot .message-content');
+  async function copyAnswer(button) {
+    const answers = [...button.closest('.pane').querySelectorAll('.bot .message-content')].filter((part) => !part.closest('.thought-group'));
     const answer = answers[answers.length - 1];
     if (!answer) {
       say('There is no answer to copy yet.');
       return;
     }
-    try {
-      await navigator.clipboard.writeText(answer.innerText.trim());
-    } catch {
-      say('The browser did not let the page copy. Select the text instead.');
-      return;
-    }
+    if (!(await toClipboard(answer.innerText.trim()))) return;
     say('Copied');
     button.dataset.done = '';
     setTimeout(() => delete button.dataset.done, 1500);
@@ -213,6 +208,66 @@
     }
   }
 
+  // -------------------------------------------------------------- taking something along
+
+  async function toClipboard(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      say('The browser did not let the page copy. Select the text instead.');
+      return false;
+    }
+    return true;
+  }
+
+  // Say and show that a button did what it says: in its own words, or in those of the menu that it closed.
+  function confirm(id, words) {
+    say(words);
+    const button = find(id);
+    const shown = button && (button.closest('.menu')?.querySelector('summary') || button.querySelector('span') || button);
+    if (!shown || shown.dataset.usual) return;
+    shown.dataset.usual = shown.textContent;
+    shown.textContent = words;
+    setTimeout(() => {
+      shown.textContent = shown.dataset.usual;
+      delete shown.dataset.usual;
+    }, 1800);
+  }
+
+  // For the js= of handlers: the server made a text, the browser takes it from here.
+  window.steeringPage = {
+    async copy(text, button) {
+      if (!text) say('There is nothing to copy yet.');
+      else if (await toClipboard(text)) confirm(button, 'Copied');
+    },
+    save(name, content, type) {
+      if (!content) {
+        say('There is nothing to save yet.');
+        return;
+      }
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+      link.download = name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+      confirm('save-run', 'Saved');
+    },
+  };
+
+  function closeMenus(except) {
+    for (const menu of document.querySelectorAll('.menu[open]')) if (menu !== except) menu.open = false;
+  }
+
+  // A button of ours that stands for one of Gradio's; the menu that it is in closes and gets the focus back.
+  function press(button) {
+    const menu = button.closest('.menu');
+    if (menu) {
+      menu.open = false;
+      menu.querySelector('summary').focus();
+    }
+    if (button.dataset.presses) find(button.dataset.presses)?.click();
+  }
+
   // -------------------------------------------------------------- listening
 
   document.addEventListener('steering', (event) => {
@@ -228,7 +283,9 @@
   document.addEventListener('click', (event) => {
     const target = event.target instanceof Element ? event.target : null;
     if (!target) return;
-    if (target.closest('#ask') && refuses()) {
+    closeMenus(target.closest('.menu'));
+    if (target.closest('[data-presses], .menu button')) press(target.closest('button'));
+    else if (target.closest('#ask') && refuses()) {
       event.preventDefault();
       event.stopImmediatePropagation();
     } else if (target.closest('.try-button')) complain('');
@@ -236,11 +293,17 @@
     else if (target.closest('#open-settings')) openSettings(!page.hasAttribute('data-settings'));
     else if (target.closest('#close-settings')) openSettings(false);
     else if (target.closest('.widen')) widen(target.closest('.widen'));
-    else if (target.closest('.pane-head .copy')) copy(target.closest('.copy'));
+    else if (target.closest('.pane-head .copy')) copyAnswer(target.closest('.copy'));
     else if (target.closest('#switcher button')) bringPane(Number(target.closest('button').dataset.column));
   }, true);
 
   document.addEventListener('keydown', (event) => {
+    const menu = event.key === 'Escape' ? event.target.closest('.menu[open]') : null;
+    if (menu) {
+      menu.open = false;
+      menu.querySelector('summary').focus();
+      return;
+    }
     if (event.key === 'Escape' && page.hasAttribute('data-settings') && !event.target.closest('[role=listbox]')) openSettings(false);
     const asking = event.key === 'Enter' && !event.shiftKey && !event.isComposing && event.target.closest('#message');
     if (asking && refuses()) {
@@ -301,6 +364,9 @@
       header.removeAttribute('role');
       header.removeAttribute('tabindex');
     });
+    document.querySelectorAll('.thought-group .title').forEach((title) => set(title, 'aria-expanded', String(title.classList.contains('expanded'))));
+    set(find('branch-back'), 'aria-label', 'The branch before');
+    set(find('branch-on'), 'aria-label', 'The branch after');
     const drawer = find('settings');
     if (drawer && !drawer.hasAttribute('role')) {
       set(drawer, 'role', 'dialog');
@@ -324,7 +390,7 @@
   let repairing = 0;
   new MutationObserver(() => {
     if (!repairing) repairing = setTimeout(() => { repairing = 0; repair(); }, 120);
-  }).observe(page, { childList: true, subtree: true, attributes: true, attributeFilter: ['max', 'role'] });
+  }).observe(page, { childList: true, subtree: true, attributes: true, attributeFilter: ['max', 'role', 'aria-busy'] });
   // The colours are the exception: a wrong theme must not be seen.
   const early = setInterval(() => {
     if (!document.body) return;

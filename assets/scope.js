@@ -100,8 +100,8 @@ function read(record) {
 function update() {
   const value = typeof props.value === 'string' ? props.value : '';
   let from = log.length;
+  if (value !== log) endReplay();
   if (!value.startsWith(log)) {
-    endReplay();
     forget();
     from = 0;
   }
@@ -125,7 +125,7 @@ function findParting(which) {
       break;
     }
   }
-  if (parts[which] < 0 && !RUNNING.includes(state.state) && own.length > both) parts[which] = both;
+  if (parts[which] < 0 && !RUNNING.includes(state.state) && !isReplaying() && own.length > both) parts[which] = both;
   const found = parts.slice(1, columnCount()).filter((part) => part >= 0);
   parts[0] = found.length ? Math.min(...found) : -1;
 }
@@ -174,7 +174,7 @@ function statusWords() {
   if (state.message) return state.message;
   const count = longest();
   switch (state.state) {
-    case 'loading': return 'Loading the model.';
+    case 'loading': return isRecorded() ? 'Loading the model. The recorded example works already.' : 'Loading the model.';
     case 'queued': return 'Waiting…';
     case 'prefill': return 'Reading your question…';
     case 'running': return `Writing… ${count} of at most ${plural(run ? run.max_new_tokens : count, 'token')}${pastBreaking()}`;
@@ -212,7 +212,7 @@ function drawColumns() {
   panesMounted = document.querySelectorAll('#panes .pane-head').length;
   palette = null;
   if (panes) mark(panes, 'columns', String(columnCount()));
-  mark(element, 'columns', String(columnCount()));
+  mark(root, 'columns', String(columnCount()));
   for (const [column, pane] of PANES.entries()) {
     const there = column < columnCount();
     for (const button of document.querySelectorAll(`.toggles button[data-column="${column}"]`)) {
@@ -312,7 +312,7 @@ function drawChart() {
   const started = performance.now();
   const layers = run ? run.layers : 0;
   const at = chosen();
-  const series = columnList().map((column) => (at ? tokens[column][at.place] : tokens[column].at(-1)));
+  const series = shownSeries();
   put(find('sc-which'), whichWords(at, series));
   const first = !line.layout;
   window.Plotly.react(line, traces(series, layers), chartLayout(layers), {
@@ -324,9 +324,15 @@ function drawChart() {
   chartDue = Math.max(started + CHART_INTERVAL, now + (now - started) * (1 / CHART_SHARE - 1));
 }
 
+// The token of each column that the chart draws.
+function shownSeries() {
+  const at = chosen();
+  return columnList().map((column) => (at ? tokens[column][at.place] : tokens[column].at(-1)));
+}
+
 function whichWords(at, series) {
   if (!longest()) return '';
-  if (!at) return RUNNING.includes(state.state) ? 'newest token' : 'last token';
+  if (!at) return RUNNING.includes(state.state) || isReplaying() ? 'newest token' : 'last token';
   const token = series[shown] || series.find(Boolean);
   return `token ${at.place + 1}: ${quoted(token ? token.text : '')}`;
 }
@@ -338,11 +344,14 @@ function traces(series, layers) {
   const x = Array.from({ length: layers }, (_, i) => i);
   return series.map((token, which) => ({
     x, y: token ? Array.from(token.cosines) : x.map(() => null),
-    mode: 'lines', name: idea.short[which],
+    mode: 'lines', name: plain(idea.short[which]),
     line: { color: v[looksOf(which)], dash: DASHES[looksOf(which)], width: WIDTHS[looksOf(which)] },
     hovertemplate: '%{y:.2f}',
   }));
 }
+
+// Plotly takes some tags in its texts for markup; a name has none.
+const plain = (text) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
 
 function layerTicks(layers) {
   if (!layers) return [];
@@ -387,13 +396,8 @@ function chartShapes(colour, layers) {
   return [zero, steered];
 }
 
-// Names stand at the line ends, pushed apart so that they never cover one another; above the chart in plain elements,
-// because Plotly's annotations took a third of the time of a drawing.
-function placeNames(series, layers) {
-  const [x0, x1] = line.layout.xaxis.range;
-  const [y0, y1] = line.layout.yaxis.range;
-  const width = size.chart.width - MARGIN.l - MARGIN.r;
-  const height = size.chart.height - MARGIN.t - MARGIN.b;
+// Where the name of each line stands, from the top of a plot of that height: at its end, pushed apart to 16 px.
+function lineEnds(series, [y0, y1], height) {
   const ends = [];
   series.forEach((token, which) => {
     if (token) ends.push({ which, at: ((y1 - token.cosines.at(-1)) / (y1 - y0)) * height });
@@ -403,6 +407,15 @@ function placeNames(series, layers) {
   for (let i = ends.length - 1; i >= 0; i -= 1) {
     ends[i].at = Math.min(ends[i].at, height - 8 - 16 * (ends.length - 1 - i));
   }
+  return ends;
+}
+
+// Names stand at the line ends, so that they never cover one another; above the chart in plain elements,
+// because Plotly's annotations took a third of the time of a drawing.
+function placeNames(series, layers) {
+  const [x0, x1] = line.layout.xaxis.range;
+  const width = size.chart.width - MARGIN.l - MARGIN.r;
+  const ends = lineEnds(series, line.layout.yaxis.range, size.chart.height - MARGIN.t - MARGIN.b);
   names.forEach((name, which) => {
     const end = ends.find((other) => other.which === which);
     name.hidden = !end;
@@ -659,6 +672,9 @@ element.querySelector('#sc-toggles').addEventListener('click', (event) => {
 
 // ---------------------------------------------------------------- marks in the answers (no change of Gradio's DOM)
 
+const THOUGHT = '.thought-group';
+const ANSWERS = '.bot .prose, .bot .message-content';
+
 const marks = {};
 if (window.CSS && CSS.highlights) {
   for (const name of ['same', ...DASHES.map((_, look) => `part-${look}`), 'chosen']) {
@@ -668,10 +684,13 @@ if (window.CSS && CSS.highlights) {
   }
 }
 
-// Offsets of the first `count` tokens in the newest answer of a pane. A token that the page shows otherwise than the
-// model wrote it ends the walk: better no mark than a wrong one.
+// Offsets of the first `count` tokens in the newest answer of a pane; null for those of a thought, which stands in a
+// message of its own. A token that the page shows otherwise than the model wrote it ends the walk: better no mark than
+// a wrong one.
 function locate(which, count) {
-  const answers = document.querySelectorAll(`#pane-${PANES[which]} .bot .prose, #pane-${PANES[which]} .bot .message-content`);
+  const pane = find(`pane-${PANES[which]}`);
+  const said = pane ? pane.querySelectorAll(isReplaying() ? '.replayed .said' : ANSWERS) : [];
+  const answers = [...said].filter((message) => !message.closest(THOUGHT));
   const answer = answers[answers.length - 1];
   if (!answer) return null;
   const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT);
@@ -681,15 +700,32 @@ function locate(which, count) {
     nodes.push({ node: walker.currentNode, from: text.length });
     text += walker.currentNode.data;
   }
-  const spans = [];
+  const spans = tokens[which].slice(0, afterThought(which, text)).map(() => null);
   let at = text.length - text.trimStart().length;
-  for (let i = 0; i < count && i < tokens[which].length; i += 1) {
-    const piece = spans.length && spans.some(([a, b]) => b > a) ? tokens[which][i].text : tokens[which][i].text.trimStart();
+  let begun = false;
+  for (let i = spans.length; i < count && i < tokens[which].length; i += 1) {
+    const piece = begun ? tokens[which][i].text : tokens[which][i].text.trimStart();
     if (!text.startsWith(piece, at)) break;
     spans.push([at, at + piece.length]);
     at += piece.length;
+    begun ||= piece !== '';
   }
   return { nodes, spans, text };
+}
+
+// How many tokens come before the answer: those of a thought.
+function afterThought(which, text) {
+  if (!find(`pane-${PANES[which]}`).querySelector(THOUGHT)) return 0;
+  const all = tokens[which].map((token) => token.text).join('');
+  const from = all.lastIndexOf(text.trim());
+  if (from <= 0 || !text.trim()) return 0;
+  let passed = 0;
+  let count = 0;
+  while (count < tokens[which].length && passed + tokens[which][count].text.trimEnd().length <= from) {
+    passed += tokens[which][count].text.length;
+    count += 1;
+  }
+  return count;
 }
 
 function rangeOf(found, from, to) {
@@ -720,7 +756,8 @@ function markAnswers() {
       return rangeOf(found, from + Math.max(0, lead), to);
     };
     if (part >= 0 && found.spans[part]) {
-      if (found.spans[part][0] > found.spans[0][0]) marks.same.add(rangeOf(found, found.spans[0][0], found.spans[part][0]));
+      const [start] = found.spans.find(Boolean);
+      if (found.spans[part][0] > start) marks.same.add(rangeOf(found, start, found.spans[part][0]));
       marks[`part-${looksOf(which)}`].add(word(part));
     }
     if (at && found.spans[at.place]) marks.chosen.add(word(at.place));
@@ -755,7 +792,7 @@ function clickWord(event) {
   const entry = found && found.nodes.find(({ node }) => node === caret.offsetNode);
   if (!entry) return;
   const at = entry.from + caret.offset;
-  const place = found.spans.findIndex(([from, to]) => at >= from && at < to);
+  const place = found.spans.findIndex((span) => span && at >= span[0] && at < span[1]);
   if (place < 0) return;
   showColumn(which);
   keep({ place, layer: run.layer ?? run.layers - 1 });

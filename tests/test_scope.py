@@ -14,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.ui import how, markup, scope
-from steering.ui.layout import as_text, build_layout
+from steering.ui.layout import SETTINGS, Components, as_text, build_layout
 from steering.ui.scope import (
+    branch_line,
     coefficient_line,
+    columns_line,
     header,
     idea_line,
+    likeliest_line,
     parse,
     queued_message,
     state_line,
@@ -33,14 +36,14 @@ TICKS_PER_SECOND = 12
     st.text(),
     st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=64),
     st.integers(1, 10_000),
-    st.integers(0, 2),
+    st.integers(0, 4),
 )
-def test_a_token_is_read_back_as_it_was_written(token: str, cosines: list[float], number: int, variant: int) -> None:
-    line = token_line(number, variant, token, cosines)
+def test_a_token_is_read_back_as_it_was_written(token: str, cosines: list[float], number: int, column: int) -> None:
+    line = token_line(number, column, token, cosines)
     assert line.endswith("\n")
     assert len(line.splitlines()) == 1, "a token must not end its line early"
-    [(kind, (read_number, read_variant, read_token, read_cosines))] = parse(line)
-    assert (kind, read_number, read_variant, read_token) == ("T", number, variant, token)
+    [(kind, (read_number, read_column, read_token, read_cosines))] = parse(line)
+    assert (kind, read_number, read_column, read_token) == ("T", number, column, token)
     assert np.abs(read_cosines - np.asarray(cosines)).max() <= 0.5 / 127 + 1e-6
 
 
@@ -70,6 +73,73 @@ def test_an_idea_that_was_not_measured_has_no_zones_and_its_opposite_has_its_own
     assert "sweet" not in idea
     assert idea["names"][2] == "Your idea: its opposite"
     assert idea["short"][2] == "Opposite"
+
+
+def test_the_usual_three_columns_are_named_with_their_looks() -> None:
+    [(_, idea)] = parse(idea_line("The sea"))
+    assert idea["short"] == ["As it is", "Taken out", "Turned up"]
+    assert idea["looks"] == [0, 1, 2]
+    assert idea["added"] == "turned up here"
+
+
+def test_columns_keep_their_order_names_and_looks() -> None:
+    strengths = ["0", "2", "4", "6", "8"]
+    [(kind, columns)] = parse(columns_line([f"Strength {s}" for s in strengths], strengths, [0, 3, 4, 1, 2], end=8.0))
+    assert kind == "I"
+    assert columns["names"][4] == "Strength 8"
+    assert columns["short"] == strengths
+    assert columns["looks"] == [0, 3, 4, 1, 2]
+    assert columns["end"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("names", "short", "looks", "complaint"),
+    [
+        (["a"], ["a"], None, "1 columns were named; there must be 2 to 5"),
+        (list("abcdef"), list("abcdef"), None, "6 columns were named"),
+        (["a", "b"], ["a"], None, "2 columns have 1 short names"),
+        (["a", "b"], ["a", "b"], [0], "2 columns have 2 short names and 1 looks"),
+        (["a", "b"], ["a", "b"], [0, 5], "looks are numbers from 0 to 4"),
+    ],
+)
+def test_columns_that_the_page_cannot_show_are_refused(
+    names: list[str], short: list[str], looks: list[int] | None, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        columns_line(names, short, looks)
+
+
+def test_a_recorded_run_says_how_it_was_made_and_any_other_says_nothing() -> None:
+    made = 'python -m steering record poetic --question "Why | how?"'
+    [(_, recorded)] = parse(header(1, N_LAYERS, max_new_tokens=10, recorded=made))
+    [(_, live)] = parse(header(2, N_LAYERS, max_new_tokens=10))
+    assert recorded["recorded"] == made
+    assert "recorded" not in live
+
+
+def test_branches_are_read_back() -> None:
+    assert parse(branch_line(2, 3)) == [("B", (2, 3))]
+
+
+@given(st.text(max_size=8), st.floats(0, 1), st.integers(1, 999))
+def test_what_might_have_been_said_is_read_back(token: str, share: float, number: int) -> None:
+    line = likeliest_line(number, [[(token, share), ("|", 0.0)], None], [token])
+    assert len(line.splitlines()) == 1
+    [(kind, (read_number, content))] = parse(line)
+    assert (kind, read_number) == ("P", number)
+    [[read_token, read_share], other] = content["columns"][0]["likeliest"]
+    assert read_token == token
+    assert read_share == pytest.approx(share, abs=1e-5)
+    assert other == ["|", 0.0]
+    assert content["columns"][1] is None
+    assert content["points_to"] == [token]
+    assert "message" not in content
+
+
+def test_why_nothing_can_be_said_of_a_token_is_a_sentence() -> None:
+    [(_, (number, content))] = parse(likeliest_line(4, [], message="The model is another one now."))
+    assert number == 4
+    assert content == {"columns": [], "points_to": [], "message": "The model is another one now."}
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r", "\u2028", "\x85", "\x1c", "|", "%"])
@@ -117,10 +187,11 @@ def test_a_tick_costs_at_most_a_kilobyte(steps_per_second: int) -> None:
     assert len(log) <= 100_000
 
 
-def test_templates_hold_nothing_that_gradio_would_fill_in() -> None:
-    with gr.Blocks() as page:
-        build_layout(
-            ideas=[("The sea", "sea")],
+@pytest.fixture(scope="module")
+def page() -> tuple[gr.Blocks, Components]:
+    with gr.Blocks() as blocks:
+        components = build_layout(
+            ideas=[("The sea", "sea"), ("Poetic", "poetic")],
             idea="sea",
             question="Why?",
             examples=["One", "Two", "Three", "Four"],
@@ -131,18 +202,55 @@ def test_templates_hold_nothing_that_gradio_would_fill_in() -> None:
             models_left_out=[("{{value}} ${value}", "<b>too large</b>")],
             log=idea_line("The sea") + state_line("idle"),
         )
-    templates = [block.html_template for block in page.blocks.values() if isinstance(block, gr.HTML)]
+    return blocks, components
+
+
+def test_templates_hold_nothing_that_gradio_would_fill_in(page: tuple[gr.Blocks, Components]) -> None:
+    templates = [block.html_template for block in page[0].blocks.values() if isinstance(block, gr.HTML)]
     assert len(templates) > 8
     for template in templates:
         assert not re.search(r"\{\{|\$\{|`|<script", template), template
     assert scope.VARIANTS == ("baseline", "ablated", "added")
 
 
+def test_there_is_a_pane_for_every_column_and_three_are_shown_at_first(page: tuple[gr.Blocks, Components]) -> None:
+    blocks, components = page
+    panes = [str(block.elem_id) for block in blocks.blocks.values() if str(block.elem_id).startswith("pane-")]
+    assert panes == ["pane-baseline", "pane-ablated", "pane-added", "pane-fourth", "pane-fifth"]
+    assert len(components.chats) == len(scope.PLACES)
+    buttons = re.findall(r"<button[^>]*>", markup.column_buttons("Answers", pressed=0))
+    assert [" hidden" in button for button in buttons] == [False, False, False, True, True]
+
+
+def test_every_setting_has_a_component_and_its_first_value(page: tuple[gr.Blocks, Components]) -> None:
+    settings = page[1].settings
+    assert list(settings) == list(SETTINGS)
+    assert {name: component.value for name, component in settings.items()} == SETTINGS
+
+
+def test_no_script_turns_a_text_into_markup() -> None:
+    scripts = [path for path in scope.ASSETS.glob("*.js") if not path.name.startswith("plotly")]
+    assert len(scripts) >= 5
+    for path in scripts:
+        found = re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", path.read_text("utf-8"))
+        assert not found, f"{path.name}: {found}"
+
+
 def test_what_a_model_writes_is_escaped_for_the_chat() -> None:
     assert as_text('<img src=x onerror="alert(1)"> & **b**') == ('&lt;img src=x onerror="alert(1)"&gt; &amp; **b**')
 
 
-def test_every_variant_has_its_own_dashes() -> None:
-    swatches = [markup.swatch(variant) for variant in range(5)]
-    assert len({re.search(r'dasharray="([^"]+)"', picture)[1] for picture in swatches}) == 5  # type: ignore[index]
-    assert how._CARDS.count("<section") == 6
+def test_every_look_has_its_own_dashes_and_the_script_draws_the_same() -> None:
+    dashes = [re.search(r'dasharray="([^"]+)"', markup.swatch(look))[1] for look in range(5)]  # type: ignore[index]
+    assert len(set(dashes)) == 5
+    script = (scope.ASSETS / "scope.js").read_text("utf-8")
+    listed = re.search(r"const DASHES = \[([^\]]+)\]", script)[1]  # type: ignore[index]
+    drawn = [
+        value.replace("solid", "none").replace("px", "").replace(",", " ") for value in re.findall("'([^']+)'", listed)
+    ]
+    assert drawn == dashes
+
+
+def test_how_it_works_is_five_panels_each_with_a_picture_and_the_words_of_the_field() -> None:
+    assert how._CARDS.count('class="how-picture"') == how._CARDS.count("<details>") == 5
+    assert how._CARDS.count("<section") == 6  # and one for researchers

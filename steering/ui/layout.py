@@ -56,7 +56,8 @@ class Components:
     - An empty message never reaches the server from the page: the browser says so under the box.
     - ``examples``: four buttons whose text is the question; set with ``gr.update(value=…)``, hide with ``visible``.
     - ``chats``: five, by place (`scope.PLACES`); a value is a list of ``{"role", "content"}``. Put every text through
-      `as_text`. Which of them are shown follows from the log. A message with ``metadata={"title": "Thought"}`` folds.
+      `as_text`. Which of them are shown follows from the log. A thought is a message of its own before its answer, with
+      ``metadata={"title": "Thought", "status": "pending"}``, and "done" when it is over: that folds it.
     - ``strength``: 0 to ``maximum``; when the idea changes set ``maximum``/``step`` here and send an `idea_line`.
     - ``beside``: a key of `columns.SETS`. ``other_row`` holds ``other_idea`` and ``other_strength``, invisible until
       `gr.update(visible=True)`; the page has room for it without moving.

@@ -64,7 +64,8 @@ def pane_head(column: int, name: str) -> str:
         f'<div class="pane-head">{swatch(column)}<h2 class="pane-name">{name}</h2><span class="pane-stats"></span>'
         f'<button type="button" class="icon copy" aria-label="Copy this answer" title="Copy this answer">{_COPY}'
         f'</button><button type="button" class="icon widen" aria-label="Widen this answer" aria-pressed="false" '
-        f'title="Widen this answer">{_WIDEN}</button></div>'
+        f'title="Widen this answer">{_WIDEN}</button>'
+        '<div class="replayed" hidden><p class="asked"></p><p class="said"></p></div></div>'
     )
 
 
@@ -133,7 +134,7 @@ INSPECTOR = f"""
     <button type="button" class="icon" data-step="1" aria-label="The token after">{_ON}</button>
     <button type="button" class="icon" data-close aria-label="Close">{_CLOSE}</button>
   </div>
-  <div class="look-body" tabindex="0" role="region" aria-labelledby="sc-look-title">
+  <div class="look-body" tabindex="0" role="group" aria-label="Likeliest tokens of each answer">
     <p id="sc-look-words"></p>
     <div id="sc-look-columns"></div>
     <p id="sc-look-wrote"></p>
