@@ -34,6 +34,29 @@ class KeptRow:
         """Bytes of memory it takes."""
         return sum(t.element_size() * t.numel() for t in (*self.keys, *self.values))
 
+    def reusable(self, prompt: Sequence[int]) -> int:
+        """How many of its tokens a row with this prompt can go on from, at least one of the prompt left to read.
+
+        Always up to a place where a piece ended, so that a question asked again is read in the pieces of the first
+        time, and a seed repeats its replies in any number type.
+        """
+        common = 0
+        for read, asked in zip(self.tokens, prompt, strict=False):
+            if read != asked:
+                break
+            common += 1
+        most = min(common, len(prompt) - 1)
+        return max((end for end in (*self.pieces, len(self.tokens)) if end <= most), default=0)
+
+    def first(self, n_tokens: int) -> KeptRow:
+        """The keys and values of its first tokens, of their own memory."""
+        return KeptRow(
+            self.tokens[:n_tokens],
+            [keys[:, :n_tokens].clone() for keys in self.keys],
+            [values[:, :n_tokens].clone() for values in self.values],
+            [start for start in self.pieces if start < n_tokens],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class NewRow:
@@ -43,8 +66,8 @@ class NewRow:
         prompt: token ids, at least one.
         variant: its interventions.
         probe: the direction whose cosine is measured in it, or None.
-        kept: keys and values of a part of the prompt at its beginning, read under the same interventions; what of them
-            is used, and in what pieces the rest is read, is up to the decoder (see `KeptRow.pieces`).
+        kept: keys and values of a part of the prompt at its beginning, read under the same interventions; how much of
+            them is used, :meth:`KeptRow.reusable` says.
     """
 
     prompt: list[int]
