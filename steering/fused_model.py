@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ PART_OF_FREE_MEMORY = 0.25
 """The weights in oneDNN's order are a second copy; they may take so much of the memory that is free."""
 
 _ANGLE_STEP = 1024  # rotary angles are tabled for so many further positions at a time
-_PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-_MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+_LINEARS = (*_ATTENTION, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 class RmsNorm:
@@ -57,7 +57,7 @@ class Place:
         longest: the longest row, the tokens of the pass included.
         write: where keys and values go: the first dimension of a layer of the cache flattened to ``[-1, head_dim]``, in
             the order row, token, head; or the one position in every slot.
-        cosines, sines: of the rotary angles, ``[rows, tokens, heads, head_dim]``; the sines with the signs of a rotation.
+        cosines, sines: of the rotary angles, ``[rows, tokens, heads, head_dim]``; the sines signed as a rotation needs.
         mask: what is added to the attention's scores, ``[rows, 1, tokens, longest]``; None where nothing is hidden.
         causal: whether every row begins here, so that tokens see the ones before them in the pass and nothing else.
     """
@@ -215,16 +215,15 @@ class FusedModel:
         return hidden, entering
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the next tokens, ``[rows, vocabulary]``, from what leaves the last block, ``[rows, 1, d_model]``."""
+        """Next-token logits, ``[rows, vocabulary]``, from what leaves the last block, ``[rows, 1, d_model]``."""
         return self._head(self.final_norm(hidden).to(self.dtype)[:, 0])
 
 
 def linear_layers(model: ChatModel) -> list[nn.Linear]:
     """Every matrix of the blocks, and the output's."""
     blocks = model.architecture.blocks
-    return [block.get_submodule(name) for block in blocks for name in (*_PROJECTIONS, *_MLP)] + [  # type: ignore[misc]
-        model.model.lm_head
-    ]
+    layers = [block.get_submodule(name) for block in blocks for name in _LINEARS]
+    return [cast(nn.Linear, layer) for layer in (*layers, model.model.lm_head)]
 
 
 def _signature(linears: list[nn.Linear], model: ChatModel) -> tuple[Any, ...]:

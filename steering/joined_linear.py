@@ -27,10 +27,11 @@ class JoinedLinear:
     def __init__(self, layers: Sequence[nn.Linear], *, reordered: bool) -> None:
         self._weights = [layer.weight for layer in layers]
         self._biases = [layer.bias for layer in layers]
-        given = [
-            linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias for linear in layers
-        ]
-        self._bias = torch.cat(given) if any(layer.bias is not None for layer in layers) else None
+        self._bias: Tensor | None = None
+        if any(layer.bias is not None for layer in layers):
+            self._bias = torch.cat(
+                [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in layers]
+            )
         self._packed_rows = 0
         self._joined: Tensor | None = None
         if all(isinstance(layer, PackedLinear) for layer in layers):
