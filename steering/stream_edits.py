@@ -43,6 +43,10 @@ class StreamEdits:
         """Whether any row ablates, so that :meth:`written` is needed."""
         return self._basis is not None
 
+    def acts_at(self, layer: int) -> bool:
+        """Whether more acts on what enters block ``layer`` than :meth:`written`, which has acted on all it is made of."""
+        return layer in self._additions or bool(self._cappings) or self._affine is not None
+
     def refresh(self) -> None:
         """Make anew what is added, if a coefficient has changed since the last pass. Call it before each pass."""
         strengths = [i.strength for v in self._variants for i in v.interventions if isinstance(i, Addition)]
