@@ -20,7 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import gradio as gr  # the settings above must come first
 
 from steering.contrast import preset_names
-from steering.ui.api import steer_endpoint
+from steering.ui.api import add_endpoints
 from steering.ui.blind import build_blind_tab
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine, ModelOptions
@@ -64,7 +64,7 @@ def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
         make = build_make_tab(components, engine, sessions)
         build_blind_tab(components, chat, sessions)
         _Handlers(chat, sessions, components, models).attach(make.use)
-        gr.api(steer_endpoint(chat), api_name="steer", concurrency_limit=VISITORS_AT_ONCE)
+        add_endpoints(engine, VISITORS_AT_ONCE)
 
         def leave(request: gr.Request) -> None:
             sessions.close(request)
@@ -267,6 +267,7 @@ def serve(arguments: list[str] | None = None) -> None:
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
+        mcp_server=True,
         share=False,
         show_error=False,
         footer_links=["api"],
