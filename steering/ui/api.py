@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from steering.ui.api_compute import compute_endpoint
 from steering.ui.api_directions import KeptDirections
 from steering.ui.api_steer import steer_endpoint
 from steering.ui.engine import Engine
 
+NAMES = ("/steer", "/compute_direction")
 SETS_AT_ONCE = 4  # each holds one of the page's threads while it waits
 
 
@@ -17,3 +22,16 @@ def add_endpoints(engine: Engine, calls_at_once: int) -> None:
     kept = KeptDirections()
     gr.api(steer_endpoint(engine, kept), api_name="steer", concurrency_limit=calls_at_once)
     gr.api(compute_endpoint(engine, kept), api_name="compute_direction", concurrency_limit=SETS_AT_ONCE)
+
+
+def bad_call(request: Request, error: Exception) -> Response:
+    """A call whose parameters Gradio cannot match to an endpoint's, as a sentence instead of a failure of the server."""
+    if "/gradio_api/call/v2/" not in request.url.path:
+        raise error
+    if isinstance(error, KeyError):
+        return JSONResponse({"detail": f"There is no such endpoint; there are {' and '.join(NAMES)}."}, 404)
+    return JSONResponse({"detail": f"{str(error).partition('. ')[0]}."}, 422)
+
+
+# For ``launch(app_kwargs=…)``.
+APP_OPTIONS: dict[str, Any] = {"exception_handlers": {KeyError: bad_call, TypeError: bad_call}}

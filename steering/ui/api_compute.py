@@ -51,20 +51,20 @@ def compute_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iter
         Streams how far it is; the last value is the result.
 
         Parameters:
-            examples: JSON Lines or CSV as the page takes them, or the JSON of {"positive": […], "negative": […]} with texts.
+            examples: JSON Lines or CSV as the page takes them, or {"positive": [texts], "negative": [texts]} as JSON.
             name: What the direction is called, at most 80 characters.
             layer: The layer to read it at; null takes the middle layer at which held-out texts are told apart best.
             measure: Whether to measure the useful strength too, which takes up to a minute on two cores.
             with_file: Whether the result carries the direction as a safetensors file in base64.
 
         Returns:
-            id: what steer takes as its idea, for an hour after the last use;
-            name, model, layer, position: where it was read; position 0 is the mean over the replies;
-            separation: auroc on held-out texts, and how many of them fall on their own side (sorted_right of total);
-            coefficient: the strength to start with;
-            strength_end: the strength at which text breaks;
-            sweet_spot: the useful range, null if it was not measured;
-            notes: sentences about the examples that are worth reading;
+            id: what steer takes as its idea, for an hour after the last use
+            name, model, layer, position: where it was read; position 0 is the mean over the replies
+            separation: auroc on held-out texts, and how many of them fall on their own side (sorted_right of total)
+            coefficient: the strength to start with
+            strength_end: the strength at which text breaks
+            sweet_spot: the useful range, null if it was not measured
+            notes: sentences about the examples that are worth reading
             file: the direction's safetensors file in base64, or null
         """
         with errors_as_sentences("compute_direction"):

@@ -49,8 +49,8 @@ def steer_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iterat
             repetition_penalty: Above 1, words that were used already become less likely; 0.5 to 3.
 
         Returns:
-            texts: the replies by variant (baseline, ablated, added);
-            tokens: the number of tokens of each reply;
+            texts: the replies by variant (baseline, ablated, added)
+            tokens: the number of tokens of each reply
             layer: the layer at which the direction is added
         """
         with errors_as_sentences("steer"):

@@ -20,7 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import gradio as gr  # the settings above must come first
 
 from steering.contrast import preset_names
-from steering.ui.api import add_endpoints
+from steering.ui.api import APP_OPTIONS, add_endpoints
 from steering.ui.blind import build_blind_tab
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine, ModelOptions
@@ -268,6 +268,7 @@ def serve(arguments: list[str] | None = None) -> None:
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=True,
+        app_kwargs=APP_OPTIONS,
         share=False,
         show_error=False,
         footer_links=["api"],
