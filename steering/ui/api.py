@@ -25,7 +25,7 @@ def add_endpoints(engine: Engine, calls_at_once: int) -> None:
 
 
 def bad_call(request: Request, error: Exception) -> Response:
-    """A call whose parameters Gradio cannot match to an endpoint's, as a sentence instead of a failure of the server."""
+    """The sentence for a call whose parameters Gradio cannot match to an endpoint's, which it would fail at."""
     if "/gradio_api/call/v2/" not in request.url.path:
         raise error
     if isinstance(error, KeyError):

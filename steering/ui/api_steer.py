@@ -87,7 +87,7 @@ def _request(
         raise SteeringError("The message is empty. Write a question.")
     if not isinstance(idea, str) or not (is_own(idea) or idea in preset_names()):
         raise SteeringError(
-            f"There is no idea {shown(idea)}. Choose one of {', '.join(preset_names())}, or the id that "
+            f"There is no idea “{shown(idea).strip('"')}”. Choose one of {', '.join(preset_names())}, or the id that "
             "/compute_direction gave."
         )
     return TurnRequest(

@@ -1,4 +1,4 @@
-"""The endpoints for programs, as programs reach them: gradio_client, plain HTTP, and tools of the Model Context Protocol.
+"""The endpoints for programs, as programs reach them: by gradio_client, by plain HTTP, and as tools (MCP).
 
 Nothing here may run a coroutine on the tests' own thread: Playwright's loop runs there once a page was opened.
 """
@@ -16,14 +16,14 @@ import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from driving import PANES
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
-from mcp.client.streamable_http import streamablehttp_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Tool
 
 from benchmarks.running_app import PATIENCE as PATIENCE_SECONDS
@@ -31,6 +31,8 @@ from benchmarks.running_app import Server
 from steering.contrast import ContrastSet
 from steering.interventions import Variant
 from steering.models import ChatModel
+
+Answer = TypeVar("Answer")
 
 QUESTION = "Tell me about rivers."
 N_TOKENS = 12
@@ -91,12 +93,12 @@ def post(server: Server, endpoint: str, body: Any) -> tuple[str, Any]:
     return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
 
-def with_tools[Answer](server: Server, do: Callable[[ClientSession], Awaitable[Answer]]) -> Answer:
+def with_tools(server: Server, do: Callable[[ClientSession], Awaitable[Answer]]) -> Answer:
     """What ``do`` returns of a session with the server's tools, on a thread and a loop of its own."""
 
     async def talk() -> Answer:
         async with (
-            streamablehttp_client(f"{server.url}gradio_api/mcp/") as (read, write, _),
+            streamable_http_client(f"{server.url}gradio_api/mcp/") as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
@@ -220,7 +222,7 @@ def test_a_cancelled_call_ends_the_work(client: Client) -> None:
         ({"message": "x" * 2001}, "message has 2,001 characters"),
         ({"message": "half \ud83d"}, "message has a character that is no text"),
         ({"idea": "<script>alert(1)</script>"}, "There is no idea"),
-        ({"idea": None}, "There is no idea null"),
+        ({"idea": None}, "There is no idea “null”"),
         ({"idea": "own:1"}, "There is no direction with this id"),
         ({"coefficient": math.nan}, "coefficient must lie between -100 and 100, not at NaN"),
         ({"coefficient": "much"}, 'coefficient must be a number, not "much"'),
@@ -335,7 +337,7 @@ def test_tools_do_what_the_endpoints_do(client: Client, server: Server, computed
     assert not steered.isError
     assert _value(steered) == expected
     assert refused.isError
-    assert "There is no idea" in refused.content[0].text  # type: ignore[union-attr]
+    assert "There is no idea “happiness”" in refused.content[0].text  # type: ignore[union-attr]
     same = ("layer", "position", "separation", "coefficient")
     assert {key: _value(found)[key] for key in same} == {key: computed[key] for key in same}
 
