@@ -86,8 +86,9 @@ def _request(
     if not question:
         raise SteeringError("The message is empty. Write a question.")
     if not isinstance(idea, str) or not (is_own(idea) or idea in preset_names()):
+        asked_for = shown(idea).strip('"')
         raise SteeringError(
-            f"There is no idea “{shown(idea).strip('"')}”. Choose one of {', '.join(preset_names())}, or the id that "
+            f"There is no idea “{asked_for}”. Choose one of {', '.join(preset_names())}, or the id that "
             "/compute_direction gave."
         )
     return TurnRequest(
