@@ -1,109 +1,37 @@
-"""The one public endpoint, for programs: the same turn as on the page, without a conversation."""
+"""The public endpoints, for programs: `/steer` and `/compute_direction`; everything else of the page is private."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-from steering.contrast import preset_names
-from steering.errors import SteeringError
-from steering.ui.chat import UNFORESEEN, Chat, logger
-from steering.ui.ideas import preset_strength
-from steering.ui.layout import MESSAGE_LIMIT
-from steering.ui.turn import Tick, TurnRequest, checked_coefficient, turn_work
+from steering.ui.api_compute import compute_endpoint
+from steering.ui.api_directions import KeptDirections
+from steering.ui.api_steer import steer_endpoint
+from steering.ui.engine import Engine
 
-
-def steer_endpoint(chat: Chat) -> Callable[..., Iterator[dict[str, Any]]]:
-    """The function behind ``/steer``, bound to a chat's engine."""
-
-    # Gradio reads the annotations of this function for its own documentation, so they are not strings.
-    def steer(
-        message: str,
-        idea: str = "poetic",
-        coefficient: float | None = None,
-        seed: int = 0,
-        max_new_tokens: int = 200,
-        temperature: float = 0.0,
-    ) -> Iterator[dict[str, Any]]:
-        """Ask the model once and get three replies: as it is, with the idea taken out, and with it turned up.
-
-        Streams the replies so far; the last value is whole.
-
-        Parameters:
-            message: the question, at most 2,000 characters.
-            idea: the name of a preset.
-            coefficient: how strongly the idea is turned up; left out, the preset's own.
-            seed: of the dice, at a temperature above 0.
-            max_new_tokens: the longest reply, at most 512.
-            temperature: 0 gives the same replies each time.
-
-        Returns:
-            texts: the replies by variant: baseline, ablated, added.
-            tokens: the number of tokens of each reply.
-            layer: the layer at which the direction is added.
-        """
-        try:
-            request = _request(message, idea, coefficient, seed, max_new_tokens, temperature)
-            job = chat.engine.worker.submit(lambda job: turn_work(chat.engine, request, job), short=True)
-        except SteeringError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        layer: int | None = None
-        try:
-            for report in job.reports():
-                if isinstance(report, Tick) and report.started:
-                    layer = report.layer
-                elif isinstance(report, Tick):
-                    names = ("baseline", "ablated", "added")
-                    yield {
-                        "texts": dict(zip(names, report.texts, strict=True)),
-                        "tokens": dict(zip(names, report.n_tokens, strict=True)),
-                        "layer": layer,
-                    }
-        except SteeringError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        except Exception as error:
-            logger.exception("A call of /steer failed")
-            raise gr.Error(UNFORESEEN, print_exception=False) from error
-        finally:
-            job.stop()
-
-    steer.__annotations__ = {
-        "message": str,
-        "idea": str,
-        "coefficient": float | None,
-        "seed": int,
-        "max_new_tokens": int,
-        "temperature": float,
-        "return": Iterator[dict[str, Any]],
-    }
-    return steer
+NAMES = ("/steer", "/compute_direction")
+SETS_AT_ONCE = 4  # each holds one of the page's threads while it waits
 
 
-def _request(
-    message: str, idea: str, coefficient: float | None, seed: int, max_new_tokens: int, temperature: float
-) -> TurnRequest:
-    from steering.interventions import Dial
+def add_endpoints(engine: Engine, calls_at_once: int) -> None:
+    """Add them to the page that is being built."""
+    kept = KeptDirections()
+    gr.api(steer_endpoint(engine, kept), api_name="steer", concurrency_limit=calls_at_once)
+    gr.api(compute_endpoint(engine, kept), api_name="compute_direction", concurrency_limit=SETS_AT_ONCE)
 
-    if not isinstance(message, str) or not message.strip():
-        raise SteeringError("The message is empty. Write a question.")
-    if len(message) > MESSAGE_LIMIT:
-        raise SteeringError(
-            f"The message has {len(message)} characters; at most {MESSAGE_LIMIT} are taken. Shorten it."
-        )
-    if idea not in preset_names():
-        raise SteeringError(f"There is no idea “{idea}”. Choose one of {', '.join(preset_names())}.")
-    if not 1 <= max_new_tokens <= 512:
-        raise SteeringError(f"max_new_tokens must lie between 1 and 512, not at {max_new_tokens}.")
-    strength = preset_strength(idea).start if coefficient is None else coefficient
-    return TurnRequest(
-        idea=idea,
-        own=None,
-        histories=[[], [], []],
-        question=message.strip(),
-        dial=Dial(checked_coefficient(strength)),
-        max_new_tokens=int(max_new_tokens),
-        temperature=float(temperature),
-        seed=int(seed),
-    )
+
+def bad_call(request: Request, error: Exception) -> Response:
+    """The sentence for a call whose parameters Gradio cannot match to an endpoint's, which it would fail at."""
+    if "/gradio_api/call/v2/" not in request.url.path:
+        raise error
+    if isinstance(error, KeyError):
+        return JSONResponse({"detail": f"There is no such endpoint; there are {' and '.join(NAMES)}."}, 404)
+    return JSONResponse({"detail": f"{str(error).partition('. ')[0]}."}, 422)
+
+
+# For ``launch(app_kwargs=…)``.
+APP_OPTIONS: dict[str, Any] = {"exception_handlers": {KeyError: bad_call, TypeError: bad_call}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from steering.ui.api import steer_endpoint
+from steering.ui.api import add_endpoints
 from steering.ui.blind import build_blind_tab
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.chat_handlers import ChatHandlers
@@ -45,7 +45,7 @@ def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
         make = build_make_tab(components, engine, sessions)
         build_blind_tab(components, chat, sessions)
         ChatHandlers(chat, sessions, components, models, VISITORS_AT_ONCE).attach(make.use, page)
-        gr.api(steer_endpoint(chat), api_name="steer", concurrency_limit=VISITORS_AT_ONCE)
+        add_endpoints(engine, VISITORS_AT_ONCE)
 
         def leave(request: gr.Request) -> None:
             sessions.close(request)
