@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -46,7 +47,7 @@ def steer_endpoint(chat: Chat) -> Callable[..., Iterator[dict[str, Any]]]:
         """
         try:
             request = _request(message, idea, coefficient, seed, max_new_tokens, temperature)
-            job = chat.engine.worker.submit(lambda job: turn_work(chat.engine, request, job), short=True)
+            job = chat.engine.worker.submit(partial(turn_work, chat.engine, request), short=True)
         except SteeringError as error:
             raise gr.Error(str(error), print_exception=False) from error
         layer: int | None = None

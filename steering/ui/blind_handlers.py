@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -101,7 +102,7 @@ class BlindHandlers:
         blind.idea, blind.round, blind.open = idea, None, False
         kept = sound_votes(votes)
         try:
-            blind.job = job = self.chat.engine.worker.submit(lambda job: write_answers(self.chat, session, asked, job))
+            blind.job = job = self.chat.engine.worker.submit(partial(write_answers, self.chat.engine, asked))
             replies = yield from self._follow(job)
             if job.stopped:
                 raise Cancelled

@@ -17,6 +17,7 @@ from steering.ui.worker import Job
 
 if TYPE_CHECKING:
     from steering.directions import Direction
+    from steering.ui.engine import Engine
 
 NO_QUESTION = "Write a question first, or pick one below."
 NO_IDEA = "This idea is not there for the model in use. Choose another."
@@ -60,18 +61,18 @@ def checked(chat: Chat, session: Session, idea: str, message: str) -> Asked:
     return Asked(idea, own, text, title_of(idea, session), model.label, tally_of(idea, own, model))
 
 
-def write_answers(chat: Chat, session: Session, asked: Asked, job: Job) -> None:
+def write_answers(engine: Engine, asked: Asked, job: Job) -> None:
     """Write the three answers at the settings the chat starts with and at the idea's own strength.
 
     Runs on the model's thread and reports what :func:`steering.ui.turn.turn_work` does.
     """
     from steering.interventions import Dial
 
-    engine = chat.engine
     if asked.own is None:
         engine.preset_direction(asked.idea, job.progress)  # from here on its strength is known
     if tally_of(asked.idea, asked.own, engine.ready_model()) != asked.tally:
         raise SteeringError(EXCHANGED)
-    strength = chat.strength(Session(session.key, asked.idea, own=session.own)).start
+    own = {} if asked.own is None else {asked.idea: asked.own}
+    strength = Chat(engine).strength(Session("", asked.idea, own=own)).start
     usual = {part.name: SETTINGS[part.name] for part in dataclasses.fields(TurnRequest) if part.name in SETTINGS}
     turn_work(engine, TurnRequest(asked.idea, asked.own, [[], [], []], asked.text, Dial(strength), **usual), job)

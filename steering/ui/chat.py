@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from steering.errors import Cancelled, SteeringError
@@ -134,7 +135,7 @@ class Chat:
         try:
             request = self._request(session, question, strength, settings)
             yield self.view(session)
-            session.job = job = self.engine.worker.submit(lambda job: turn_work(self.engine, request, job), short=True)
+            session.job = job = self.engine.worker.submit(partial(turn_work, self.engine, request), short=True)
             for _ in self._follow(job, live):
                 if session.idea == session.live_idea:
                     session.log = live.log
@@ -169,10 +170,8 @@ class Chat:
         return state_line("idle", live.note)
 
     def _request(self, session: Session, question: str, strength: float, settings: dict[str, Any]) -> TurnRequest:
-        from steering.interventions import Dial
-
         self.engine.ready_model()
-        session.dial = Dial(session.sign * checked_coefficient(strength))
+        session.dial = self.engine.worker.dial(session.sign * checked_coefficient(strength))
         own = session.own.get(session.idea)
         return TurnRequest(
             idea=session.idea,

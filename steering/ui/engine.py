@@ -65,13 +65,16 @@ class Engine:
 
     The old model answers until the new one is ready; then it is freed.
 
+    Args:
+        worker: who does the work; by default a thread of this process.
+
     Attributes:
         kept_search: what the newest search was made with; one for all visitors, for it holds the model's passes.
     """
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, worker: Worker | None = None) -> None:
         self.options = options
-        self.worker = Worker()
+        self.worker = worker or Worker()
         self.model: ChatModel | None = None
         self.loading: Loading | None = None
         self.kept_search: KeptSearch | None = None
@@ -79,11 +82,18 @@ class Engine:
         self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
 
     def load(self, source: str, label: str, revision: str | None = None) -> bool:
-        """Begin to load a model; False if another is on its way already."""
+        """Begin to load a model; False if another is on its way already.
+
+        Where the work is done in other processes the model is there when this returns: it must be loaded before they
+        are forked, and by the program's first thread.
+        """
         with self._change:
             if self.loading is not None and not self.loading.error:
                 return False
             self.loading = Loading(source, label)
+        if not self.worker.in_this_process:
+            self._load(self.loading, revision)
+            return True
         threading.Thread(target=self._load, args=(self.loading, revision), name="loading", daemon=True).start()
         return True
 
@@ -112,7 +122,10 @@ class Engine:
             logger.exception("Loading %s failed", loading.source)
             loading.error = f"{loading.label} could not be loaded; the program's log says why. Choose another model."
             return
-        self.worker.submit(lambda job: self._exchange(model))
+        if self.worker.in_this_process:
+            self.worker.submit(lambda job: self._exchange(model))
+        else:
+            self._exchange(model)
 
     def _exchange(self, model: ChatModel) -> None:
         """Put the new model in place, on the worker's thread, so that no reply is being written meanwhile."""
@@ -188,6 +201,15 @@ class Engine:
         if key not in self._directions:
             self._directions[key] = preset_direction(model, name, progress)
         return self._directions[key]
+
+    @property
+    def known_directions(self) -> dict[tuple[str, str, str], Direction]:
+        """The presets' directions that were needed so far, by model, revision and preset."""
+        return dict(self._directions)
+
+    def learn(self, directions: dict[tuple[str, str, str], Direction]) -> None:
+        """Take up presets' directions that were found in another process."""
+        self._directions.update(directions)
 
     def known_direction(self, name: str) -> Direction | None:
         """A preset's direction for the model in use if it was needed before."""
