@@ -16,7 +16,7 @@ import threading
 import time
 import types
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,9 @@ def look(engine: Engine, job: Job) -> None:
         {
             "pid": os.getpid(),
             "threads": sorted(thread.name.split("-")[0].split("_")[0] for thread in threading.enumerate()),
-            "hooks": sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules()),
+            "hooks": sum(
+                len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules()
+            ),
             "kept_search": engine.kept_search is not None,
             "label": model.label,
         }
@@ -175,7 +177,7 @@ class Space:
             "begun before it is read": begun,
             "first": reports[0],
             "ticks": len([tick for tick in ticks if tick.n_tokens[0]]),
-            "gap": max(later - earlier for earlier, later in zip(times[1:], times[2:], strict=False)),
+            "gap": max(later - earlier for earlier, later in pairwise(times[1:])),
             "texts": ticks[-1].texts,
             "texts here": here(self.engine, request),
             "tokens": [len([1 for kind, content in parse("".join(t.lines for t in ticks)) if kind == "T"])],
@@ -189,8 +191,14 @@ class Space:
         before = list(self.engine.known_directions)
         texts = last_texts(list(self.job(self.request(None)).reports()))
         [(key, learnt)] = self.engine.known_directions.items()
-        return {"before": before, "key": list(key), "layer": learnt.layer, "texts": texts,
-                "texts here": here(self.engine, self.request(None))}
+        return {
+            "before": before,
+            "seconds": SCHEDULER.seconds[-1],
+            "key": list(key),
+            "layer": learnt.layer,
+            "texts": texts,
+            "texts here": here(self.engine, self.request(None)),
+        }
 
     def stop(self) -> Any:
         job, seen, after = self.job(self.request(self.cheerful, 500)), 0, 0
@@ -225,6 +233,7 @@ class Space:
                     dial.value = 8.0
         [change] = [content for kind, content in parse(lines) if kind == "C"]
         texts = report.texts if isinstance(report, Tick) else []
+        del dial
         return turned | {"change": change, "differs": texts[2] != texts[0], "slots": shared_slots.slots_in_use()}
 
     def two(self) -> Any:
@@ -253,7 +262,9 @@ class Space:
 
     def compute(self) -> Any:
         data = ContrastSet.load("sea")
-        [found] = [one for one in self.desk.submit(partial(find, self.engine, data)).reports() if isinstance(one, Found)]
+        [found] = [
+            one for one in self.desk.submit(partial(find, self.engine, data)).reports() if isinstance(one, Found)
+        ]
         train, _ = data.split(seed=0)
         expected = difference_in_means(self.model, train).vectors
         return {"same": torch.allclose(found.candidates.vectors, expected, atol=1e-5), "type": type(found).__name__}
@@ -290,8 +301,14 @@ class Space:
             closure = ""
         except TypeError as error:
             closure = str(error)
-        return {"unfit": unfit, "unforeseen": unforeseen, "refused": refused, "closure": closure,
-                "slots": shared_slots.slots_in_use(), "lent": len(SCHEDULER.lent)}
+        return {
+            "unfit": unfit,
+            "unforeseen": unforeseen,
+            "refused": refused,
+            "closure": closure,
+            "slots": shared_slots.slots_in_use(),
+            "lent": len(SCHEDULER.lent),
+        }
 
     def conversation(self, end: Any) -> Any:
         """A question on the page whose process ends in the middle of the reply."""

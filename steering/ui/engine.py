@@ -202,6 +202,16 @@ class Engine:
             self._directions[key] = preset_direction(model, name, progress)
         return self._directions[key]
 
+    def readable_direction(self, name: str) -> Direction | None:
+        """A preset's direction for the model in use, if it is known or only has to be read from a file."""
+        from steering.preset_directions import existing_preset_direction
+
+        model = self.ready_model()
+        key = (model.name, model.revision, name)
+        if key not in self._directions and (direction := existing_preset_direction(model, name)) is not None:
+            self._directions[key] = direction
+        return self._directions.get(key)
+
     @property
     def known_directions(self) -> dict[tuple[str, str, str], Direction]:
         """The presets' directions that were needed so far, by model, revision and preset."""

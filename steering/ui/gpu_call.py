@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.ui.engine import Engine
 
+Directions = dict[tuple[str, str, str], "Direction"]  # presets', by model, revision and preset
+
 logger = logging.getLogger(__name__)
 
 LONGEST_SILENCE = 0.08  # seconds; who closes the generator waits until the next yield, on the page's event loop
@@ -39,6 +41,7 @@ TO_THE_GPU = 5  # seconds: a worker starts, the model moves, the prompt is read
 A_TOKEN = 0.05  # seconds, with the hooks of one column; more columns cost little
 A_COLUMN = 0.003
 CHARACTERS_A_SECOND = 20_000  # of the prompts
+A_DIRECTION = 20  # seconds, to find one from its examples
 LONGEST_CALL = 60  # seconds; an anonymous visitor has two minutes a day
 MARGIN = 1  # second: better to end than to be ended
 
@@ -55,25 +58,37 @@ class Failed:
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """Presets' directions that the call needed and the page did not have, by the engine's keys."""
+    """Presets' directions that the call needed and the page did not have."""
 
-    directions: dict[tuple[str, str, str], Direction]
+    directions: Directions
 
 
-def seconds_for_turn(request: TurnRequest, slot: Slot) -> int:
-    """How long to ask for the GPU for a turn."""
+def presets_in(request: TurnRequest) -> list[str]:
+    """The presets whose directions a turn needs."""
+    return [] if request.own is not None else [request.idea]
+
+
+def seconds_for_turn(request: TurnRequest, slot: Slot, known: Directions) -> int:
+    """How long to ask for the GPU for a turn.
+
+    Args:
+        known: the presets' directions that need not be found first.
+    """
+    to_find = len(set(presets_in(request)) - {name for _, _, name in known})
     columns = len(request.histories)
     characters = columns * (len(request.question) + len(request.system_prompt)) + sum(
         len(message["content"]) for history in request.histories for message in history
     )
     writing = request.max_new_tokens * (A_TOKEN + A_COLUMN * columns)
-    return min(LONGEST_CALL, round(TO_THE_GPU + writing + characters / CHARACTERS_A_SECOND))
+    reading = characters / CHARACTERS_A_SECOND
+    return min(LONGEST_CALL, round(TO_THE_GPU + A_DIRECTION * to_find + reading + writing))
 
 
 @on_gpu(duration=seconds_for_turn)
-def gpu_turn(request: TurnRequest, slot: Slot) -> Iterator[Any]:
+def gpu_turn(request: TurnRequest, slot: Slot, known: Directions) -> Iterator[Any]:
     """Write the replies of a turn; yields what :func:`steering.ui.turn.turn_work` reports, and None now and then."""
-    yield from _relayed(turn_work, (request,), slot, seconds_for_turn(request, slot))
+    _this_engine().learn(known)
+    yield from _relayed(turn_work, (request,), slot, seconds_for_turn(request, slot, known))
 
 
 def _seconds_asked(work: Callable[..., None], arguments: tuple[Any, ...], slot: Slot, seconds: int) -> int:
@@ -111,12 +126,17 @@ def work_for(engine: Engine) -> None:
     _engine = engine
 
 
+def _this_engine() -> Engine:
+    assert _engine is not None, "work_for comes first"
+    return _engine
+
+
 def _relayed(work: Callable[..., None], arguments: tuple[Any, ...], slot: Slot, seconds: int) -> Iterator[Any]:
     """Run the work and yield its reports as they come, or None, so that never more than a tenth of a second passes."""
     job = _CallJob(slot, time.monotonic() + seconds - MARGIN)
     yield None  # before the prompt is read, which may take long
-    assert _engine is not None
-    engine, known = _engine, dict(_engine.known_directions)
+    engine = _this_engine()
+    known = engine.known_directions
     thread = Thread(target=job.do, args=(partial(work, engine, *arguments),), name="model", daemon=True)
     thread.start()
     try:

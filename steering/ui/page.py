@@ -24,6 +24,7 @@ from steering.ui.api import steer_endpoint
 from steering.ui.blind import build_blind_tab
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.gpu import ZERO_GPU
 from steering.ui.ideas import example_of, questions_of, title_of
 from steering.ui.layout import SETTINGS, Components, build_layout, page_options
 from steering.ui.make import build_make_tab
@@ -31,6 +32,7 @@ from steering.ui.memory import keep_memory_small
 from steering.ui.model_choice import ModelChoice
 from steering.ui.scope import ASSETS, idea_line, state_line
 from steering.ui.session import Session, Sessions
+from steering.ui.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +252,7 @@ def serve(arguments: list[str] | None = None) -> None:
     options = _parsed(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     keep_memory_small()
-    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization))
+    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization), _zero_desk())
     models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"))
     models.begin()
     page = build_page(engine, models)
@@ -272,6 +274,15 @@ def serve(arguments: list[str] | None = None) -> None:
         footer_links=["api"],
         **page_options(),
     )
+
+
+def _zero_desk() -> Worker | None:
+    """Who does the work on a ZeroGPU Space; None on any other host."""
+    if not ZERO_GPU:
+        return None
+    from steering.ui.zero_desk import ZeroDesk
+
+    return ZeroDesk()
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:

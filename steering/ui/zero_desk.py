@@ -1,8 +1,8 @@
 """Where the page hands its work over on a ZeroGPU Space: no thread and no line, but a call that borrows the GPU.
 
-It looks like :class:`steering.ui.worker.Worker`, so the handlers know no difference, but for one thing: work starts when
-someone reads its reports. The Space charges a visitor's quota by the web request that a call is made in, and that is
-known on the handler's own thread alone.
+It looks like :class:`steering.ui.worker.Worker`, so the handlers know no difference, but for one thing: work starts
+when someone reads its reports. The Space charges a visitor's quota by the web request that a call is made in, and that
+is known on the handler's own thread alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import gradio as gr
 
 from steering.errors import Cancelled, SteeringError
 from steering.ui.best_work import find_best, measure_place
-from steering.ui.gpu_call import TIME_USED_UP, Failed, Learnt, NoLine, gpu_turn, gpu_work, work_for
+from steering.ui.gpu_call import Failed, Learnt, NoLine, gpu_turn, gpu_work, presets_in, work_for
 from steering.ui.shared_slots import SharedDial, Slot, give_back, take_slot
 from steering.ui.turn import TurnRequest, turn_work
 from steering.ui.worker import Job, Work
@@ -23,7 +23,10 @@ from steering.ui.worker import Job, Work
 SECONDS = 30  # of the GPU, for computing a direction or for the three answers of a blind test
 SECONDS_OF_A_SEARCH = 110  # an anonymous visitor has 120 a day
 SEARCHES = (find_best, measure_place)
-WORKER_DIED = "GPU task aborted"  # how `spaces` says that a call's process has ended before the call
+TAKEN_AWAY = (
+    "The Space took the GPU away before the end, most likely because its time was used up. What came so far stays; ask "
+    "again to go on."
+)
 UNFORESEEN = "Something went wrong inside the program; its log says what. Try again."
 
 
@@ -71,21 +74,21 @@ class ZeroJob(Job):
             return
         work_for(self._engine)
         self._slot = slot = take_slot()
+        if self.stopped:  # between the question above and the slot
+            slot.stop()
         call = self._call(slot)
         try:
             for report in call:
                 self.started.set()
                 if isinstance(report, Failed):
-                    raise (
-                        Cancelled(report.sentence) if report.cancelled else SteeringError(report.sentence or UNFORESEEN)
-                    )
+                    kind = Cancelled if report.cancelled else SteeringError
+                    raise kind(report.sentence or UNFORESEEN)
                 if isinstance(report, Learnt):
                     self._engine.learn(report.directions)
                 else:
                     yield report
         except gr.Error as error:  # of `spaces`: no GPU was given, or it was taken away
-            sentence = str(error.message)
-            raise SteeringError(TIME_USED_UP if sentence == WORKER_DIED else sentence) from error
+            raise SteeringError(_sentence(error)) from error
         finally:
             call.close()
             self._slot = None
@@ -95,6 +98,15 @@ class ZeroJob(Job):
     def _call(self, slot: Slot) -> Any:
         """The generator on the GPU."""
         if self._function is turn_work and isinstance(self._arguments[0], TurnRequest):
-            return gpu_turn(self._arguments[0], slot)
+            for name in presets_in(self._arguments[0]):
+                self._engine.readable_direction(name)
+            return gpu_turn(self._arguments[0], slot, self._engine.known_directions)
         seconds = SECONDS_OF_A_SEARCH if self._function in SEARCHES else SECONDS
         return gpu_work(self._function, tuple(self._arguments), slot, seconds)
+
+
+def _sentence(error: gr.Error) -> str:
+    """What to say of an error of `spaces`; of quotas and queues it says itself what a visitor can do."""
+    if error.title != "ZeroGPU worker error":
+        return str(error.message)
+    return TAKEN_AWAY if str(error.message) == "GPU task aborted" else UNFORESEEN
