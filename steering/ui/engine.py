@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from steering.progress import Progress
     from steering.ui.best_search import KeptSearch
 
+STAND_IN = (
+    "The 4-bit copy that comes with the project could not be fetched, so these are the weights as they were published, "
+    "and each idea's direction is found for them at its first use."
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -78,6 +83,7 @@ class Engine:
         self.model: ChatModel | None = None
         self.loading: Loading | None = None
         self.kept_search: KeptSearch | None = None
+        self._stands_in = False
         self._change = threading.Lock()
         self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
 
@@ -122,12 +128,15 @@ class Engine:
             logger.exception("Loading %s failed", loading.source)
             loading.error = f"{loading.label} could not be loaded; the program's log says why. Choose another model."
             return
+        stands_in = loading.source == "bundled" and model.name != "bundled"
+        if stands_in:
+            logger.warning(STAND_IN)
         if self.worker.in_this_process:
-            self.worker.submit(lambda job: self._exchange(model))
+            self.worker.submit(lambda job: self._exchange(model, stands_in))
         else:
-            self._exchange(model)
+            self._exchange(model, stands_in)
 
-    def _exchange(self, model: ChatModel) -> None:
+    def _exchange(self, model: ChatModel, stands_in: bool) -> None:
         """Put the new model in place, on the worker's thread, so that no reply is being written meanwhile."""
         import torch
 
@@ -137,6 +146,7 @@ class Engine:
             torch.set_num_threads(threads_beside_page(preferred_threads()))
         with self._change:
             self.model, self.loading, self.kept_search = model, None, None
+            self._stands_in = stands_in
             self._directions.clear()
         gc.collect()
         if torch.cuda.is_available():
@@ -230,6 +240,8 @@ class Engine:
     def state_words(self) -> str:
         """One line about the model for the settings."""
         using = f"In use: {self.model.label}." if self.model else "No model is in use yet."
+        if self._stands_in:
+            using = f"{using} {STAND_IN}"
         if self.loading is None:
             return using
         if self.loading.error:
