@@ -17,7 +17,7 @@ from steering.model_files import load_tokenizer, load_weights, pack_weights, rea
 from steering.pass_lock import PassLock
 from steering.placement import Quantization, chosen_device, chosen_dtype, device_map, weight_bytes
 from steering.progress import Progress, silent
-from steering.weights import BUNDLED_LABEL, PACKED_FILE, model_folder
+from steering.weights import BUNDLED_HUB_ID, BUNDLED_LABEL, PACKED_FILE, is_stand_in, model_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +33,8 @@ class ChatModel:
 
     Attributes:
         model: the transformers causal language model, in evaluation mode.
-        name: what it was loaded from (``"bundled"``, a hub id, or a path).
+        name: what it was loaded from (``"bundled"``, a hub id, or a path); the published model's id where it stands in
+            for the bundled one.
         label: its name for people.
         revision: the commit or the content hash of its files, "" if unknown.
         quantization: ``"8bit"`` or ``"4bit"`` if bitsandbytes holds its weights, else None.
@@ -195,7 +196,9 @@ def load_model(
     if (folder / PACKED_FILE).is_file() and number_type == torch.bfloat16 and target.type == "cpu" and not quantization:
         pack_weights(model, folder / PACKED_FILE)
     label = BUNDLED_LABEL if source == "bundled" else _label(source)
-    loaded = ChatModel(model, tokenizer, source, label, revision_of(folder), quantization, thinking)
+    # Other weights have another name, so that no direction made for the bundled ones is taken for theirs.
+    name = BUNDLED_HUB_ID if source == "bundled" and is_stand_in(folder) else source
+    loaded = ChatModel(model, tokenizer, name, label, revision_of(folder), quantization, thinking)
     loaded.post_instruction_tokens  # noqa: B018  refuses here a template that the method cannot use
     progress("Loading the model", 10, 10)
     return loaded

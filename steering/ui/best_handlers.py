@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -70,7 +71,7 @@ class BestHandlers:
             if search is None or direction is None:
                 raise SteeringError("Choose a place on the map first.")
             engine = self.make.engine
-            return direction.name, lambda job: measure_place(engine, search, direction, job)
+            return direction.name, partial(measure_place, engine, search, direction)
 
         yield from self._run(session, work, lambda: make_markup.done_html("Measured.", FOUND))
 
@@ -79,7 +80,7 @@ class BestHandlers:
             wanted = asked()
             engine = self.make.engine
             engine.ready_model()
-            return wanted.name, lambda job: find_best(engine, wanted, job)
+            return wanted.name, partial(find_best, engine, wanted)
 
         def outcome() -> str:
             search = session.making.search

@@ -112,11 +112,9 @@ class Chat(ChatView):
         return state_line("idle", live.note)
 
     def _request(self, session: Session, question: str, strength: float, settings: dict[str, Any]) -> TurnRequest:
-        from steering.interventions import Dial
-
         self.engine.ready_model()
-        session.dial = Dial(session.sign * checked_coefficient(strength))
-        session.other_dial = Dial(checked_coefficient(session.other_strength))
+        session.dial = self.engine.worker.dial(session.sign * checked_coefficient(strength))
+        session.other_dial = self.engine.worker.dial(checked_coefficient(session.other_strength))
         columns = session.columns
         return TurnRequest(
             idea=session.idea,

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from steering.progress import Progress
     from steering.ui.best_search import KeptSearch
     from steering.ui.turn import TurnRequest
+
+STAND_IN = (
+    "The 4-bit copy that comes with the project could not be fetched, so these are the weights as they were published, "
+    "and each idea's direction is found for them at its first use."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,28 +78,39 @@ class Engine:
 
     The old model answers until the new one is ready; then it is freed.
 
+    Args:
+        worker: who does the work; by default a thread of this process.
+
     Attributes:
         kept_search: what the newest search was made with; one for all visitors, for it holds the model's passes.
     """
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, worker: Worker | None = None) -> None:
         self.options = options
-        self.worker = Worker()
+        self.worker = worker or Worker()
         self.desk = Desk(self)
         self.model: ChatModel | None = None
         self.loading: Loading | None = None
         self.kept_search: KeptSearch | None = None
+        self._stands_in = False
         self._change = threading.Lock()
         self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
         self._random_twins: WeakKeyDictionary[Direction, Direction] = WeakKeyDictionary()
         self._points_to: WeakKeyDictionary[Direction, list[str]] = WeakKeyDictionary()
 
     def load(self, source: str, label: str, revision: str | None = None) -> bool:
-        """Begin to load a model; False if another is on its way already."""
+        """Begin to load a model; False if another is on its way already.
+
+        Where the work is done in other processes the model is there when this returns: it must be loaded before they
+        are forked, and by the program's first thread.
+        """
         with self._change:
             if self.loading is not None and not self.loading.error:
                 return False
             self.loading = Loading(source, label)
+        if not self.worker.in_this_process:
+            self._load(self.loading, revision)
+            return True
         threading.Thread(target=self._load, args=(self.loading, revision), name="loading", daemon=True).start()
         return True
 
@@ -123,9 +139,15 @@ class Engine:
             logger.exception("Loading %s failed", loading.source)
             loading.error = f"{loading.label} could not be loaded; the program's log says why. Choose another model."
             return
-        self.worker.submit(lambda job: self._exchange(model))
+        stands_in = loading.source == "bundled" and model.name != "bundled"
+        if stands_in:
+            logger.warning(STAND_IN)
+        if self.worker.in_this_process:
+            self.worker.submit(lambda job: self._exchange(model, stands_in))
+        else:
+            self._exchange(model, stands_in)
 
-    def _exchange(self, model: ChatModel) -> None:
+    def _exchange(self, model: ChatModel, stands_in: bool) -> None:
         """Put the new model in place, on the worker's thread, so that no reply is being written meanwhile."""
         import torch
 
@@ -135,6 +157,7 @@ class Engine:
             torch.set_num_threads(threads_beside_page(preferred_threads()))
         with self._change:
             self.model, self.loading, self.kept_search = model, None, None
+            self._stands_in = stands_in
             self._directions.clear()
             self._points_to.clear()
             self._random_twins.clear()
@@ -202,6 +225,25 @@ class Engine:
             self._directions[key] = preset_direction(model, name, progress)
         return self._directions[key]
 
+    def readable_direction(self, name: str) -> Direction | None:
+        """A preset's direction for the model in use, if it is known or only has to be read from a file."""
+        from steering.preset_directions import existing_preset_direction
+
+        model = self.ready_model()
+        key = (model.name, model.revision, name)
+        if key not in self._directions and (direction := existing_preset_direction(model, name)) is not None:
+            self._directions[key] = direction
+        return self._directions.get(key)
+
+    @property
+    def known_directions(self) -> dict[tuple[str, str, str], Direction]:
+        """The presets' directions that were needed so far, by model, revision and preset."""
+        return dict(self._directions)
+
+    def learn(self, directions: dict[tuple[str, str, str], Direction]) -> None:
+        """Take up presets' directions that were found in another process."""
+        self._directions.update(directions)
+
     def known_direction(self, name: str) -> Direction | None:
         """A preset's direction for the model in use if it was needed before."""
         model = self.model
@@ -209,7 +251,11 @@ class Engine:
 
     def ask(self, request: TurnRequest) -> Reports:
         """Have the replies of one turn written; it reports a `Tick` about twelve times a second."""
-        return self.desk.ask(request)
+        if self.worker.in_this_process:
+            return self.desk.ask(request)
+        from steering.ui.turn import turn_work
+
+        return self.worker.submit(partial(turn_work, self, request), short=True)
 
     def random_twin(self, direction: Direction) -> Direction:
         """A random direction of equal length, the same one as long as ``direction`` is in use."""
@@ -241,6 +287,8 @@ class Engine:
     def state_words(self) -> str:
         """One line about the model for the settings."""
         using = f"In use: {self.model.label}." if self.model else "No model is in use yet."
+        if self._stands_in:
+            using = f"{using} {STAND_IN}"
         if self.loading is None:
             return using
         if self.loading.error:

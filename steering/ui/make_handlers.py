@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -22,6 +23,7 @@ from steering.ui.make_work import (
     load_direction,
     missing_list,
     read_set,
+    report_preset,
     token_counter,
 )
 from steering.ui.scope import ASSETS
@@ -99,7 +101,7 @@ class MakeHandlers(Workbench):
                 raise SteeringError(NO_TEXTS)
             wanted = self.name_of(session, name)
             before[:] = [self._computing_card(wanted, data.has_responses, model)]
-            return wanted, lambda job: find(self.engine, data, job)
+            return wanted, partial(find, self.engine, data)
 
         def follow(job: Job, wanted: str) -> Iterator[Updates]:
             before.extend(self.result(session)[1:])
@@ -216,7 +218,7 @@ class MakeHandlers(Workbench):
         self.engine.ready_model()
         known = self.engine.known_direction(name)
         if known is None:
-            job = self.engine.worker.submit(lambda job: job.report(self.engine.preset_direction(name, job.progress)))
+            job = self.engine.worker.submit(partial(report_preset, self.engine, name))
             known = next(report for report in job.reports() if not isinstance(report, tuple) and report is not None)
         return known
 

@@ -108,6 +108,11 @@ def find(engine: Engine, data: ContrastSet, job: Job) -> None:
     job.report(Found(replace(candidates, card=card), measured, measured.suggested()))
 
 
+def report_preset(engine: Engine, name: str, job: Job) -> None:
+    """Find a preset's direction for the model in use and report it; runs on the model's thread."""
+    job.report(engine.preset_direction(name, job.progress))
+
+
 def _part_of(progress: Progress, before: float, of: float) -> Progress:
     """Progress of one part of the work as progress of the whole."""
 

@@ -24,14 +24,19 @@ class ModelChoice:
         self.first = first if anything or first in self._entries else "bundled"
 
     def choices(self) -> list[tuple[str, str]]:
-        """(label, id) of what fits here."""
+        """(label, id) of what fits here; where other processes do the work, the one they were forked with."""
+        if not self.engine.worker.in_this_process:
+            entry = self._entries.get(self.first)
+            return [(self._label(entry) if entry else _short(self.first), self.first)]
         offered = [(self._label(entry), entry.id) for entry in self._entries.values() if self._fits(entry)[0]]
         if self.first not in [key for _, key in offered]:
-            offered.insert(0, (self.first.rstrip("/").rsplit("/", 1)[-1], self.first))
+            offered.insert(0, (_short(self.first), self.first))
         return offered
 
     def left_out(self) -> list[tuple[str, str]]:
         """(label, sentence) of what does not fit here."""
+        if not self.engine.worker.in_this_process:
+            return []
         verdicts = [(entry, *self._fits(entry)) for entry in self._entries.values()]
         return [(entry.label, sentence) for entry, good, sentence in verdicts if not good]
 
@@ -52,7 +57,7 @@ class ModelChoice:
 
     def _load(self, model: str) -> bool:
         entry = self._entries.get(model)
-        label = entry.label if entry else model.rstrip("/").rsplit("/", 1)[-1]
+        label = entry.label if entry else _short(model)
         return self.engine.load(model, label, entry.revision if entry else None)
 
     def _fits(self, entry: CatalogueEntry) -> tuple[bool, str]:
@@ -62,6 +67,11 @@ class ModelChoice:
     def _label(entry: CatalogueEntry) -> str:
         size = entry.download_bytes
         return f"{entry.label} ({size / 1e9:.1f} GB)" if size >= 1e9 else f"{entry.label} ({size / 1e6:.0f} MB)"
+
+
+def _short(model: str) -> str:
+    """The last part of a hub id or a path."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _free_memory() -> int:

@@ -13,10 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steering.errors import Cancelled
 from steering.ui.memory import give_memory_back
+
+if TYPE_CHECKING:
+    from steering.variants import Dial
 
 Work = Callable[["Job"], None]
 
@@ -136,7 +139,13 @@ class Job(Reports):
 
 
 class Worker:
-    """Runs jobs one after another on a thread of its own."""
+    """Runs jobs one after another on a thread of its own.
+
+    Attributes:
+        in_this_process: whether the model works in the page's process, so that another can take its place.
+    """
+
+    in_this_process = True
 
     def __init__(self) -> None:
         self._line: deque[Job] = deque()
@@ -151,6 +160,12 @@ class Worker:
             self._line.append(job)
             self._change.notify()
         return job
+
+    def dial(self, value: float) -> Dial:
+        """A dial that work done here follows while it is turned."""
+        from steering.variants import Dial
+
+        return Dial(value)
 
     def submit_slice(self, work: Work) -> Job:
         """Put short work, which comes back for more of it, right behind the first long work in line.
