@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from steering.ui import how, markup, scope
 from steering.ui.layout import as_text, build_layout
+from steering.ui.limits import Limits
 from steering.ui.scope import (
     coefficient_line,
     header,
@@ -130,6 +131,7 @@ def test_templates_hold_nothing_that_gradio_would_fill_in() -> None:
             strength_maximum=3.0,
             models_left_out=[("{{value}} ${value}", "<b>too large</b>")],
             log=idea_line("The sea") + state_line("idle"),
+            limits=Limits(),
         )
     templates = [block.html_template for block in page.blocks.values() if isinstance(block, gr.HTML)]
     assert len(templates) > 8

@@ -10,7 +10,7 @@ from steering.errors import SteeringError
 from steering.ui.blind_votes import tally_of
 from steering.ui.chat import Chat
 from steering.ui.ideas import is_own, title_of
-from steering.ui.layout import MESSAGE_LIMIT, SETTINGS
+from steering.ui.layout import SETTINGS
 from steering.ui.session import Session
 from steering.ui.turn import TurnRequest, turn_work
 from steering.ui.worker import Job
@@ -49,8 +49,9 @@ def checked(chat: Chat, session: Session, idea: str, message: str) -> Asked:
     engine, text = chat.engine, (message or "").strip()
     if not text:
         raise SteeringError(NO_QUESTION)
-    if len(text) > MESSAGE_LIMIT:
-        raise SteeringError(f"The question has {len(text)} characters; at most {MESSAGE_LIMIT} are taken. Shorten it.")
+    most = chat.operator.limits.characters
+    if len(text) > most:
+        raise SteeringError(f"The question has {len(text)} characters; at most {most} are taken. Shorten it.")
     if engine.model is None and engine.loading is not None and not engine.loading.error:
         raise SteeringError(f"The model is on its way. {engine.loading.words}. Press again when it is there.")
     model = engine.ready_model()
@@ -74,4 +75,7 @@ def write_answers(chat: Chat, session: Session, asked: Asked, job: Job) -> None:
         raise SteeringError(EXCHANGED)
     strength = chat.strength(Session(session.key, asked.idea, own=session.own)).start
     usual = {part.name: SETTINGS[part.name] for part in dataclasses.fields(TurnRequest) if part.name in SETTINGS}
-    turn_work(engine, TurnRequest(asked.idea, asked.own, [[], [], []], asked.text, Dial(strength), **usual), job)
+    request = TurnRequest(
+        asked.idea, asked.own, [[], [], []], asked.text, Dial(strength), seconds=chat.operator.limits.seconds, **usual
+    )
+    turn_work(engine, request, job)

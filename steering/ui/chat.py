@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from steering.errors import Cancelled, SteeringError
+from steering.ui.activity import RunningTurn
 from steering.ui.engine import Engine
 from steering.ui.ideas import (
     Strength,
@@ -21,7 +22,8 @@ from steering.ui.ideas import (
     strength_of,
     title_of,
 )
-from steering.ui.layout import MESSAGE_LIMIT, as_text
+from steering.ui.layout import as_text
+from steering.ui.operator import Operator
 from steering.ui.scope import idea_line, queued_message, state_line
 from steering.ui.session import Session, Turn
 from steering.ui.turn import Tick, TurnRequest, checked_coefficient, turn_work
@@ -40,8 +42,9 @@ View = tuple[Messages, Messages, Messages, str]
 class Chat:
     """What a visitor can do with the three conversations."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, operator: Operator | None = None) -> None:
         self.engine = engine
+        self.operator = operator or Operator()
 
     # ------------------------------------------------------------------ what is shown
 
@@ -111,8 +114,13 @@ class Chat:
         question = (message or "").strip()
         if not question or session.is_busy:
             return message
-        session.pending = question[:MESSAGE_LIMIT]
+        session.pending = question[: self.operator.limits.characters]
         return ""
+
+    def refuse(self, session: Session, sentence: str) -> None:
+        """Say why a question was not taken, unless a reply is being written, whose state stays to be seen."""
+        if not session.is_busy:
+            session.log = (session.log or self.names_line(session)) + state_line("error", sentence)
 
     def accept_again(self, session: Session) -> None:
         """Take the last question once more; with sampling, with other dice."""
@@ -131,11 +139,14 @@ class Chat:
         session.live = live = Turn(question, ["", "", ""], self.names_line(session) + state_line("prefill"))
         session.live_idea = idea
         session.log = live.log
+        running: RunningTurn | None = None
+        failed = False
         try:
             request = self._request(session, question, strength, settings)
             yield self.view(session)
             session.job = job = self.engine.worker.submit(lambda job: turn_work(self.engine, request, job), short=True)
-            for _ in self._follow(job, live):
+            running = self.operator.activity.turn_started(session.key, rows=3, kind="chat", stop=job.stop)
+            for _ in self._follow(job, live, running):
                 if session.idea == session.live_idea:
                     session.log = live.log
                     yield self.view(session)
@@ -143,11 +154,15 @@ class Chat:
         except Cancelled:
             live.log += state_line("stopped", STOPPED_EARLY)
         except SteeringError as error:
+            failed = True
             live.log += state_line("error", str(error))
         except Exception:
+            failed = True
             logger.exception("A turn failed")
             live.log += state_line("error", UNFORESEEN)
         finally:
+            if running is not None:
+                running.ended(stopped=job.stopped, failed=failed)
             session.stop()  # also when the page was closed in the middle
             session.live = session.job = session.dial = None
         if not session.live_idea:
@@ -180,8 +195,8 @@ class Chat:
             histories=session.histories(session.idea),
             question=question,
             dial=session.dial,
-            system_prompt=str(settings["system_prompt"] or "")[:MESSAGE_LIMIT],
-            max_new_tokens=int(min(512, max(1, settings["max_new_tokens"]))),
+            system_prompt=str(settings["system_prompt"] or "")[: self.operator.limits.characters],
+            max_new_tokens=int(min(self.operator.limits.tokens, max(1, settings["max_new_tokens"]))),
             temperature=float(settings["temperature"]),
             top_p=float(settings["top_p"]),
             repetition_penalty=float(settings["repetition_penalty"]),
@@ -189,9 +204,10 @@ class Chat:
             removal=str(settings["removal"]),
             addition=str(settings["addition"]),
             thinking=bool(settings["thinking"]),
+            seconds=self.operator.limits.seconds,
         )
 
-    def _follow(self, job: Job, live: Turn) -> Iterator[None]:
+    def _follow(self, job: Job, live: Turn, running: RunningTurn) -> Iterator[None]:
         """Write a job's reports into the turn; yields after each change."""
         waiting = ""
         for report in job.reports():
@@ -209,6 +225,7 @@ class Chat:
                     live.log += state_line("prefill")
                 else:
                     live.replies = report.texts
+                    running.wrote(sum(report.n_tokens))
                     live.log += state_line("running", rate=report.rate)
                     if report.left_out:
                         count = report.left_out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import psutil
 
@@ -16,18 +17,22 @@ class ModelChoice:
     Args:
         first: what the program was started with; it heads the list if the catalogue does not have it.
         anything: whether a model outside the catalogue may be the first; not on a public Space.
+        allowed: the models to offer, in this order, whether or not the catalogue has them; empty: the catalogue's.
     """
 
-    def __init__(self, engine: Engine, first: str, *, anything: bool) -> None:
+    def __init__(self, engine: Engine, first: str, *, anything: bool, allowed: Sequence[str] = ()) -> None:
         self.engine = engine
-        self._entries = {entry.id: entry for entry in load_catalogue()}
-        self.first = first if anything or first in self._entries else "bundled"
+        entries = {entry.id: entry for entry in load_catalogue()}
+        self._entries = {name: entries[name] for name in allowed or entries if name in entries}
+        self._others = [name for name in allowed if name not in entries]
+        self.first = first if anything or first in (*self._entries, *self._others) else "bundled"
 
     def choices(self) -> list[tuple[str, str]]:
         """(label, id) of what fits here."""
         offered = [(self._label(entry), entry.id) for entry in self._entries.values() if self._fits(entry)[0]]
+        offered += [(_last_part(name), name) for name in self._others]
         if self.first not in [key for _, key in offered]:
-            offered.insert(0, (self.first.rstrip("/").rsplit("/", 1)[-1], self.first))
+            offered.insert(0, (_last_part(self.first), self.first))
         return offered
 
     def left_out(self) -> list[tuple[str, str]]:
@@ -52,7 +57,7 @@ class ModelChoice:
 
     def _load(self, model: str) -> bool:
         entry = self._entries.get(model)
-        label = entry.label if entry else model.rstrip("/").rsplit("/", 1)[-1]
+        label = entry.label if entry else _last_part(model)
         return self.engine.load(model, label, entry.revision if entry else None)
 
     def _fits(self, entry: CatalogueEntry) -> tuple[bool, str]:
@@ -62,6 +67,10 @@ class ModelChoice:
     def _label(entry: CatalogueEntry) -> str:
         size = entry.download_bytes
         return f"{entry.label} ({size / 1e9:.1f} GB)" if size >= 1e9 else f"{entry.label} ({size / 1e6:.0f} MB)"
+
+
+def _last_part(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _free_memory() -> int:

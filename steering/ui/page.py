@@ -17,18 +17,18 @@ from steering.ui.ideas import example_of, questions_of, title_of
 from steering.ui.layout import SETTINGS, Components, build_layout
 from steering.ui.make import build_make_tab
 from steering.ui.model_choice import ModelChoice
+from steering.ui.operator import Operator
 from steering.ui.scope import idea_line, state_line
 from steering.ui.session import Session, Sessions
 
 logger = logging.getLogger(__name__)
 
-VISITORS_AT_ONCE = 32
 
-
-def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
+def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> gr.Blocks:
     """The whole page for one engine; the engine may still be loading its model."""
-    chat = Chat(engine)
-    sessions = Sessions(FIRST_IDEA)
+    chat = Chat(engine, operator)
+    sessions = Sessions(FIRST_IDEA, operator.limits.sessions)
+    operator.visitors = lambda: len(sessions)
     first = chat.strength(Session("", FIRST_IDEA))
     with gr.Blocks(fill_width=True, title="Steering playground", delete_cache=(3600, 3600)) as page:
         components = build_layout(
@@ -46,11 +46,12 @@ def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
                 title_of(FIRST_IDEA, Session("", FIRST_IDEA)), sweet=first.sweet, end=first.end, dose=first.dose
             )
             + _loading_line(engine),
+            limits=operator.limits,
         )
-        make = build_make_tab(components, engine, sessions)
+        make = build_make_tab(components, engine, sessions, operator.limits)
         build_blind_tab(components, chat, sessions)
         _Handlers(chat, sessions, components, models).attach(make.use)
-        gr.api(steer_endpoint(chat), api_name="steer", concurrency_limit=VISITORS_AT_ONCE)
+        gr.api(steer_endpoint(chat), api_name="steer", concurrency_limit=operator.limits.visitors)
 
         def leave(request: gr.Request) -> None:
             sessions.close(request)
@@ -95,7 +96,7 @@ class _Handlers:
                 [parts.strength, *self.settings],
                 self.panes,
                 show_progress="hidden",
-                concurrency_limit=VISITORS_AT_ONCE,
+                concurrency_limit=self.chat.operator.limits.visitors,
                 api_visibility="private",
             ).then(self.give_back, [parts.message], [parts.message], **_QUICK)
         parts.stop.click(self.stop, None, None, **_QUICK)
@@ -121,10 +122,18 @@ class _Handlers:
     # ------------------------------------------------------------------ asking
 
     def accept(self, message: str, request: gr.Request) -> str:
-        return self.chat.accept(self.sessions.of(request), message)
+        session = self.sessions.of(request)
+        if refusal := self.chat.operator.admit(request):
+            self.chat.refuse(session, refusal)
+            return message
+        return self.chat.accept(session, message)
 
     def accept_again(self, request: gr.Request) -> None:
-        self.chat.accept_again(self.sessions.of(request))
+        session = self.sessions.of(request)
+        if refusal := self.chat.operator.admit(request):
+            self.chat.refuse(session, refusal)
+        else:
+            self.chat.accept_again(session)
 
     def respond(self, request: gr.Request, strength: float, *settings: Any) -> Iterator[Any]:
         named = dict(zip(SETTINGS, settings, strict=True))

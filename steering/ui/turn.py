@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from steering.ui.worker import Job
 
 TICKS_PER_SECOND = 12
-LONGEST_RUN = 180  # seconds; a lost connection is not always noticed
 LARGEST_COEFFICIENT = 100.0
 
 
@@ -29,6 +28,7 @@ class TurnRequest:
         idea: a preset's name, used when ``own`` is None.
         histories: the three conversations so far.
         dial: the coefficient, which the visitor may turn meanwhile.
+        seconds: the longest the replies may take; a lost connection is not always noticed.
         removal, addition: how the direction is taken out and turned up, as `methods` names the ways.
     """
 
@@ -46,6 +46,7 @@ class TurnRequest:
     removal: str = "centred"
     addition: str = "added"
     thinking: bool = False
+    seconds: float = 180
 
 
 @dataclass
@@ -101,7 +102,7 @@ def turn_work(engine: Engine, request: TurnRequest, job: Job) -> None:
     reporter = _Reporter(job, request.dial)
     for step in steps:
         reporter.take(step)
-        if job.stopped or time.monotonic() - reporter.start > LONGEST_RUN:
+        if job.stopped or time.monotonic() - reporter.start > request.seconds:
             break
     reporter.flush()
 
