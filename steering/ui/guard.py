@@ -14,20 +14,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steering.contrast_files import FORMATS
+from steering.ui.inputs import UNREADABLE
 from steering.ui.operator import ENDING, Operator
 
 UPLOAD = "/gradio_api/upload"
+CLOSED = ("/gradio_api/deep_link",)  # writes a whole conversation to the disk for whoever has its session's name
 KINDS = (*FORMATS, ".safetensors")
 FILES_AT_ONCE = 2
 ENVELOPE = 10_000  # bytes around the files of one upload
 LARGEST_EVENT = 1_000_000  # bytes; the votes of the blind test, which a browser keeps, are the longest thing sent
+LISTENED_TO = 50_000_000  # bytes of what is too large: a browser shows an answer only once it has sent everything
 LONGEST_SESSION = 64  # characters; Gradio's own have 11, those of its Python client 36
 KEPT_ON_DISK = 2 * 3600  # seconds after which an upload is gone: Gradio looks once an hour for those older than one
 
@@ -41,12 +45,15 @@ class Guard:
         self._disk = _Disk(operator.limits.uploads_mb * 10**6, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].rstrip("/") in CLOSED:
+            await self._refuse(scope, "closed", "There is nothing at this address.", 404)(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
         is_upload = scope["path"].rstrip("/") == UPLOAD
         largest = self._operator.limits.upload_mb * 10**6 + ENVELOPE if is_upload else LARGEST_EVENT
-        body = await _body(Headers(scope=scope), receive, largest)
+        body = await _body(receive, largest)
         if body is None:
             words = f"What was sent is larger than {largest / 1e6:.3g} MB, which is the most that is taken here."
             refusal: Response | None = self._refuse(scope, "too large", words, 413)
@@ -57,7 +64,24 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send)
         else:
-            await self._app(scope, _replay(body or b"", receive), send)
+            await self._pass_on(scope, _replay(body or b"", receive), send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let Gradio have it; where it stumbles over names and numbers that its page would not send, refuse it."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            if begun:
+                raise
+            refusal = self._refuse(scope, f"unreadable event ({type(error).__name__})", UNREADABLE, 400)
+            await refusal(scope, receive, send)
 
     async def _upload(self, scope: Scope, body: bytes) -> Response | None:
         """The answer to files that are not taken; None if they are."""
@@ -67,9 +91,9 @@ class Guard:
         if sentence:
             return self._refuse(scope, "asks too often", sentence, 429)
         try:
-            form = await Request(scope, _replay(body)).form(max_files=FILES_AT_ONCE, max_fields=0)
-        except (MultiPartException, AssertionError, KeyError, ValueError) as error:
-            del error  # it quotes what was sent
+            stream = Request(scope, _replay(body)).stream()
+            form = await MultiPartParser(Headers(scope=scope), stream, max_files=FILES_AT_ONCE, max_fields=0).parse()
+        except (MultiPartException, MultipartParseError, KeyError, ValueError):
             words = f"This is no upload that can be read; at most {FILES_AT_ONCE} files are taken at once."
             return self._refuse(scope, "unreadable upload", words, 400)
         try:
@@ -92,7 +116,7 @@ class Guard:
         if kind != "application/json":
             return self._refuse(scope, "no JSON", f"Only JSON is taken here, and files at {UPLOAD}.", 415)
         try:
-            content = json.loads(body)
+            content = json.loads(body, parse_constant=_no_number)
         except (ValueError, RecursionError):
             return self._refuse(scope, "no JSON", "This is no JSON.", 400)
         session = content.get("session_hash") if isinstance(content, dict) else None
@@ -132,25 +156,32 @@ class _Disk:
 
 
 def _names(form: FormData) -> list[str]:
-    return [part.filename or "" for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    """The files' names; "" for one under another field's name, which Gradio would write to the disk and forget."""
+    parts = ((field, part) for field, part in form.multi_items() if isinstance(part, UploadFile))
+    return [(part.filename or "") if field == "files" else "" for field, part in parts]
 
 
-async def _body(headers: Headers, receive: Receive, largest: int) -> bytes | None:
-    """The whole body, or None as soon as it is known to be larger than ``largest`` bytes."""
-    said = headers.get("content-length", "0")
-    if not said.isdecimal() or int(said) > largest:
-        return None
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON.")
+
+
+async def _body(receive: Receive, largest: int) -> bytes | None:
+    """The whole body, or None if it is larger than ``largest`` bytes."""
     body = bytearray()
+    read = 0
     more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             break
-        body += message.get("body", b"")
-        if len(body) > largest:
-            return None
+        part = message.get("body", b"")
+        read += len(part)
+        if read <= largest:
+            body += part
+        elif read > LISTENED_TO:
+            break
         more = message.get("more_body", False)
-    return bytes(body)
+    return bytes(body) if read <= largest else None
 
 
 def _replay(body: bytes, then: Receive | None = None) -> Receive:

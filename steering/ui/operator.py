@@ -14,7 +14,8 @@ from steering.ui.limits import Limits
 from steering.ui.rate import Rate, address_of
 
 ENDING = "The playground is being stopped. Your conversation ends here; come back in a while."
-LAST_WORDS = 1.0  # seconds for a reply that was stopped to say so on its page
+LAST_STEP = 5.0  # seconds at most for a turn that was stopped: it sees so between two steps of the model
+LAST_WORDS = 1.0  # seconds for the state a turn ended in to reach its page
 
 
 class Operator:
@@ -70,10 +71,13 @@ class Operator:
     def end(self) -> None:
         """Take no question more, give running replies their time, then stop what is left and let it say so."""
         self.ending.set()
-        note("ending", turns=self.activity.turns, grace=self.limits.grace)
+        running = self.activity.turns
+        note("ending", turns=running, grace=self.limits.grace)
         if not self.activity.wait_until_idle(self.limits.grace):
             note("stopping", turns=self.activity.stop_all())
-            self.activity.wait_until_idle(LAST_WORDS)
+            self.activity.wait_until_idle(LAST_STEP)
+        if running:
+            time.sleep(LAST_WORDS)
 
 
 def on_signals(first: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from steering.ui.blind import build_blind_tab
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine
 from steering.ui.ideas import example_of, questions_of, title_of
+from steering.ui.inputs import Page
 from steering.ui.layout import SETTINGS, Components, build_layout
 from steering.ui.make import build_make_tab
 from steering.ui.model_choice import ModelChoice
@@ -30,7 +31,7 @@ def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> gr.Bl
     sessions = Sessions(FIRST_IDEA, operator.limits.sessions)
     operator.visitors = lambda: len(sessions)
     first = chat.strength(Session("", FIRST_IDEA))
-    with gr.Blocks(fill_width=True, title="Steering playground", delete_cache=(3600, 3600)) as page:
+    with Page(fill_width=True, title="Steering playground", delete_cache=(3600, 3600)) as page:
         components = build_layout(
             ideas=chat.choices(Session("", FIRST_IDEA)),
             idea=FIRST_IDEA,
