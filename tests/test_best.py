@@ -38,6 +38,7 @@ from steering.ui.best_handlers import BestHandlers
 from steering.ui.best_map import search_squares, search_table
 from steering.ui.best_search import BestRequest, Choice, Search
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.limits import Limits as PageLimits
 from steering.ui.make_handlers import NO_TEXTS, MakeHandlers
 from steering.ui.make_results import result
 from steering.ui.make_words import GONE, SEED
@@ -114,7 +115,7 @@ class Tab:
 
     def __post_init__(self) -> None:
         self.engine.model = self.model
-        self.handlers = MakeHandlers(self.engine, Sessions("sea"))
+        self.handlers = MakeHandlers(self.engine, Sessions("sea"), PageLimits())
         self.best = BestHandlers(self.handlers)
 
     @property

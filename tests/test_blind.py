@@ -40,14 +40,14 @@ from steering.ui.blind_work import NO_IDEA, NO_QUESTION
 from steering.ui.chat import UNFORESEEN, Chat
 from steering.ui.engine import Engine, Loading, ModelOptions
 from steering.ui.ideas import example_of, questions_of
-from steering.ui.layout import MESSAGE_LIMIT, SETTINGS
+from steering.ui.layout import SETTINGS
 from steering.ui.scope import VARIANTS
 from steering.ui.session import Session, Sessions
 from steering.ui.turn import EXCHANGED
 from steering.ui.worker import Job
 
 EVIL = "<img src=x onerror=alert(1)>"
-REQUEST: Any = SimpleNamespace(session_hash="a visitor")
+REQUEST: Any = SimpleNamespace(session_hash="a visitor", client=None, headers={})
 OWN_IDEA = "own:1"
 # Where things stand among the updates of status, ask, cancel, answers, vote buttons, result, forget.
 STATUS, ASK, CANCEL, ANSWERS, BUTTONS, RESULT, FORGET = 0, 1, 2, slice(3, 6), slice(6, 9), 9, 10
@@ -342,7 +342,11 @@ def test_a_presets_direction_is_found_first(handlers: BlindHandlers) -> None:
     ("idea", "question", "sentence"),
     [
         (OWN_IDEA, "  ", NO_QUESTION),
-        (OWN_IDEA, "x" * (MESSAGE_LIMIT + 1), "The question has 2001 characters; at most 2000 are taken. Shorten it."),
+        (
+            OWN_IDEA,
+            "x" * 2001,
+            "The question has 2001 characters; at most 2000 are taken. Shorten it.",
+        ),
         ("own:9", "What is rain?", NO_IDEA),
         ("nonsense", "What is rain?", NO_IDEA),
     ],

@@ -65,7 +65,7 @@ def newest(reply: Reply) -> Tick:
 
 def alone(engine: Engine, request: TurnRequest) -> list[str]:
     """The replies of a turn that nobody else's stood beside, in another desk of the same engine."""
-    return newest(Desk(engine).ask(replace(request, owner=""))).texts
+    return newest(Desk(engine, 24).ask(replace(request, owner=""))).texts
 
 
 def test_visitors_share_a_batch_and_each_gets_what_they_get_alone(engine: Engine) -> None:

@@ -25,10 +25,12 @@ from steering.separation import Separation
 from steering.ui import make_card, make_markup, make_words
 from steering.ui import squares as map_of_squares
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.limits import Limits
 from steering.ui.make_handlers import GONE, NO_TEXTS, SAMPLE, MakeHandlers
 from steering.ui.make_work import (
     LARGEST_DIRECTION_FILE,
     direction_at,
+    file_limits,
     find,
     load_direction,
     missing_list,
@@ -41,6 +43,7 @@ from steering.ui.session import Sessions
 from steering.ui.worker import Job
 
 WORDS = token_counter(None)
+FILES = file_limits(Limits())
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -132,7 +135,7 @@ def test_the_verdict_follows_the_auroc() -> None:
 
 
 def test_the_sample_is_clean() -> None:
-    read = read_set(str(SAMPLE), None, WORDS)
+    read = read_set(str(SAMPLE), None, WORDS, FILES)
     assert len(read.data.positive) == len(read.data.negative) == 40
     assert read.warnings == []
     assert read.data.has_responses
@@ -141,40 +144,40 @@ def test_the_sample_is_clean() -> None:
 
 def test_one_list_of_two_asks_for_the_other(tmp_path: Path) -> None:
     shows = written(tmp_path, "shows.txt", "one\ntwo\nthree\n")
-    assert "shows.txt has 3 texts" in missing_list(shows, None)
-    assert "does not show it" in missing_list(shows, None)
-    assert missing_list(shows, shows) == ""
-    assert "shows the idea" in missing_list(None, shows)
-    assert missing_list(None, None) == ""
+    assert "shows.txt has 3 texts" in missing_list(shows, None, FILES)
+    assert "does not show it" in missing_list(shows, None, FILES)
+    assert missing_list(shows, shows, FILES) == ""
+    assert "shows the idea" in missing_list(None, shows, FILES)
+    assert missing_list(None, None, FILES) == ""
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [("both.txt", "one\n---\ntwo\n"), ("both.csv", "positive,negative\na,b\n"), ("photo.png", "")]
 )
 def test_a_file_with_both_sides_or_of_another_kind_asks_for_nothing(tmp_path: Path, name: str, text: str) -> None:
-    assert missing_list(written(tmp_path, name, text), None) == ""
+    assert missing_list(written(tmp_path, name, text), None, FILES) == ""
 
 
 def test_an_unreadable_single_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(ContrastSetError, match=r"empty\.txt"):
-        missing_list(written(tmp_path, "empty.txt", ""), None)
+        missing_list(written(tmp_path, "empty.txt", ""), None, FILES)
 
 
 def test_the_pages_limits_hold(tmp_path: Path) -> None:
     rows = "positive,negative\n" + "\n".join(f"sea {row},land {row}" for row in range(2_001))
     with pytest.raises(ContrastSetError, match="2,000 rows"):
-        read_set(written(tmp_path, "long.csv", rows), None, WORDS)
+        read_set(written(tmp_path, "long.csv", rows), None, WORDS, FILES)
     with pytest.raises(ContrastSetError, match="2,000 allowed"):
-        read_set(written(tmp_path, "wide.csv", "positive,negative\n" + "a" * 2_001 + ",b\n"), None, WORDS)
-    with pytest.raises(ContrastSetError, match="1,000,000 allowed"):
-        read_set(written(tmp_path, "big.txt", "a\n" * 500_001), None, WORDS)
+        read_set(written(tmp_path, "wide.csv", "positive,negative\n" + "a" * 2_001 + ",b\n"), None, WORDS, FILES)
+    with pytest.raises(ContrastSetError, match="2,000,000 allowed"):
+        read_set(written(tmp_path, "big.txt", "a\n" * 1_000_001), None, WORDS, FILES)
 
 
 def test_warnings_hold_what_was_dropped_and_what_would_spoil_it(tmp_path: Path) -> None:
     path = written(
         tmp_path, "few.csv", "text,label\nwaves,1\nwaves,1\nfoam,1\na long walk to the old town hall,0\ntax,0\n"
     )
-    warnings = read_set(path, None, WORDS).warnings
+    warnings = read_set(path, None, WORDS, FILES).warnings
     assert any("repeating another: row 3" in sentence for sentence in warnings)
     assert any("fewer than 16 a side" in sentence for sentence in warnings)
     assert any("differ in length" in sentence for sentence in warnings)
@@ -411,7 +414,7 @@ REQUEST: Any = SimpleNamespace(session_hash="a visitor")
 
 @pytest.fixture
 def handlers(engine: Engine) -> MakeHandlers:
-    return MakeHandlers(engine, Sessions("sea"))
+    return MakeHandlers(engine, Sessions("sea"), Limits())
 
 
 def with_texts(handlers: MakeHandlers, tmp_path: Path, rows: int = 8) -> ContrastSet:

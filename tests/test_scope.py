@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from steering.ui import how, markup, scope
 from steering.ui.layout import SETTINGS, Components, as_text, build_layout
+from steering.ui.limits import Limits
 from steering.ui.scope import (
     branch_line,
     coefficient_line,
@@ -201,6 +202,7 @@ def page() -> tuple[gr.Blocks, Components]:
             strength_maximum=3.0,
             models_left_out=[("{{value}} ${value}", "<b>too large</b>")],
             log=idea_line("The sea") + state_line("idle"),
+            limits=Limits(),
         )
     return blocks, components
 

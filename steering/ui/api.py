@@ -12,16 +12,18 @@ from steering.ui.api_compute import compute_endpoint
 from steering.ui.api_directions import KeptDirections
 from steering.ui.api_steer import steer_endpoint
 from steering.ui.engine import Engine
+from steering.ui.operator import Operator
 
 NAMES = ("/steer", "/compute_direction")
 SETS_AT_ONCE = 4  # each holds one of the page's threads while it waits
 
 
-def add_endpoints(engine: Engine, calls_at_once: int) -> None:
+def add_endpoints(engine: Engine, operator: Operator) -> None:
     """Add them to the page that is being built."""
     kept = KeptDirections()
-    gr.api(steer_endpoint(engine, kept), api_name="steer", concurrency_limit=calls_at_once)
-    gr.api(compute_endpoint(engine, kept), api_name="compute_direction", concurrency_limit=SETS_AT_ONCE)
+    steer, compute = steer_endpoint(engine, kept, operator), compute_endpoint(engine, kept, operator)
+    gr.api(steer, api_name="steer", concurrency_limit=operator.limits.visitors)
+    gr.api(compute, api_name="compute_direction", concurrency_limit=SETS_AT_ONCE)
 
 
 def bad_call(request: Request, error: Exception) -> Response:

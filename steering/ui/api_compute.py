@@ -7,9 +7,12 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import gradio as gr
 
 from steering.contrast import ContrastSet
 from steering.contrast_files import DASHES
@@ -22,6 +25,7 @@ from steering.ui.engine import Engine
 from steering.ui.ideas import strength_of
 from steering.ui.make_words import GONE
 from steering.ui.make_work import LIMITS, checked, direction_at, find, token_counter
+from steering.ui.operator import Operator
 from steering.ui.workbench import LONGEST_NAME
 from steering.ui.worker import Job
 
@@ -36,7 +40,9 @@ HOW_TO_WRITE = (
 )
 
 
-def compute_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iterator[dict[str, Any]]]:
+def compute_endpoint(
+    engine: Engine, kept: KeptDirections, operator: Operator
+) -> Callable[..., Iterator[dict[str, Any]]]:
     """The function behind ``/compute_direction``, bound to an engine and to the directions that programs computed."""
 
     def compute_direction(
@@ -45,6 +51,7 @@ def compute_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iter
         layer: int | None = None,
         measure: bool = False,
         with_file: bool = True,
+        caller: gr.Request | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Find the direction of an idea in the model, as a difference in means, from texts that show the idea and texts
         that do not; then pass its id to steer as the idea. Give 16 texts a side or more, alike in all but the idea.
@@ -68,12 +75,14 @@ def compute_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iter
             file: the direction's safetensors file in base64, or null
         """
         with errors_as_sentences("compute_direction"):
+            if refusal := operator.admit(caller):
+                raise SteeringError(refusal)
             model = engine.ready_model()
             called = text("name", name, LONGEST_NAME) or "My direction"
             wanted = None if layer is None else whole_number("layer", layer, 0, model.n_layers - 1)
             measured, filed = yes_or_no("measure", measure), yes_or_no("with_file", with_file)
             read = checked(replace(read_examples(examples), name=called), token_counter(model))
-            found = yield from _followed(engine, lambda job: find(engine, read.data, job))
+            found = yield from _followed(engine, partial(find, engine, read.data))
             position, at = found.suggested if wanted is None else best_at_layer(found.separation, wanted)
             direction = direction_at(found.candidates, found.separation, position, at, called)
             if measured:

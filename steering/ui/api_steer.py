@@ -3,26 +3,29 @@
 # Gradio reads the annotations of an endpoint for its documentation, so they are not strings here.
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
+
+import gradio as gr
 
 from steering.contrast import preset_names
 from steering.errors import DirectionError, SteeringError
+from steering.ui.activity import RunningTurn
 from steering.ui.api_arguments import errors_as_sentences, number, shown, text, whole_number
 from steering.ui.api_directions import KeptDirections
 from steering.ui.engine import Engine
-from steering.ui.ideas import fits_model, is_own, preset_strength, strength_of
-from steering.ui.layout import MESSAGE_LIMIT
-from steering.ui.turn import LARGEST_COEFFICIENT, Tick, TurnRequest, turn_work
-from steering.ui.worker import Job
+from steering.ui.ideas import fits_model, is_own
+from steering.ui.operator import Operator
+from steering.ui.turn import LARGEST_COEFFICIENT, Tick, TurnRequest
+from steering.ui.worker import Reports
 
 VARIANTS = ("baseline", "ablated", "added")
-LONGEST_REPLY = 512  # tokens
 LARGEST_SEED = 2**32 - 1
 # A call that was given up is noticed between two values; so there is one at least this often, in seconds.
 SIGN_OF_LIFE = 0.5
 
 
-def steer_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iterator[dict[str, Any]]]:
+def steer_endpoint(engine: Engine, kept: KeptDirections, operator: Operator) -> Callable[..., Iterator[dict[str, Any]]]:
     """The function behind ``/steer``, bound to an engine and to the directions that programs computed."""
 
     def steer(
@@ -34,6 +37,7 @@ def steer_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iterat
         temperature: float = 0.0,
         system_prompt: str = "",
         repetition_penalty: float = 1.15,
+        caller: gr.Request | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Ask the model once and get three replies: as it is, with an idea taken out of its residual stream
         (“ablated”), and with the idea turned up (“added”). Streams the replies so far; the last value is whole.
@@ -54,17 +58,26 @@ def steer_endpoint(engine: Engine, kept: KeptDirections) -> Callable[..., Iterat
             layer: the layer at which the direction is added
         """
         with errors_as_sentences("steer"):
+            if refusal := operator.admit(caller):
+                raise SteeringError(refusal)
             request = _request(
-                message, idea, kept, max_new_tokens, temperature, seed, system_prompt, repetition_penalty
+                message, idea, kept, max_new_tokens, temperature, seed, system_prompt, repetition_penalty, operator
             )
             if coefficient is not None:
-                request.dial.value = number("coefficient", coefficient, -LARGEST_COEFFICIENT, LARGEST_COEFFICIENT)
+                wanted = number("coefficient", coefficient, -LARGEST_COEFFICIENT, LARGEST_COEFFICIENT)
+                request = replace(request, dial=engine.worker.dial(wanted))
             _require_model(engine, request)
-            job = engine.worker.submit(lambda job: _work(engine, request, coefficient is None, job), short=True)
+            job = engine.ask(request)
+            session_key = (caller.session_hash or "") if caller else ""
+            running = operator.activity.turn_started(session_key, rows=len(VARIANTS), kind="steer", stop=job.stop)
+            failed = True
             try:
-                yield from _replies(job)
+                yield from _replies(job, running)
+                failed = False
             finally:
+                stopped = job.stopped
                 job.stop()  # also when the caller gave up in the middle
+                running.ended(stopped=stopped, failed=failed)
 
     return steer
 
@@ -78,11 +91,10 @@ def _request(
     seed: Any,
     system_prompt: Any,
     repetition_penalty: Any,
+    operator: Operator,
 ) -> TurnRequest:
-    """What is asked for, checked; its dial is still at 0."""
-    from steering.interventions import Dial
-
-    question = text("message", message, MESSAGE_LIMIT)
+    """What is asked for, checked; without a dial, which means the idea's own strength."""
+    question = text("message", message, operator.limits.characters)
     if not question:
         raise SteeringError("The message is empty. Write a question.")
     if not isinstance(idea, str) or not (is_own(idea) or idea in preset_names()):
@@ -96,9 +108,10 @@ def _request(
         own=kept.get(idea) if is_own(idea) else None,
         histories=[[] for _ in VARIANTS],
         question=question,
-        dial=Dial(0.0),
-        system_prompt=text("system_prompt", system_prompt, MESSAGE_LIMIT),
-        max_new_tokens=whole_number("max_new_tokens", max_new_tokens, 1, LONGEST_REPLY),
+        dial=None,
+        seconds=operator.limits.seconds,
+        system_prompt=text("system_prompt", system_prompt, operator.limits.characters),
+        max_new_tokens=whole_number("max_new_tokens", max_new_tokens, 1, operator.limits.tokens),
         temperature=number("temperature", temperature, 0, 5),
         repetition_penalty=number("repetition_penalty", repetition_penalty, 0.5, 3),
         seed=whole_number("seed", seed, 0, LARGEST_SEED),
@@ -114,19 +127,7 @@ def _require_model(engine: Engine, request: TurnRequest) -> None:
         )
 
 
-def _work(engine: Engine, request: TurnRequest, own_strength: bool, job: Job) -> None:
-    """The turn, with the idea's own strength if none was asked for; runs on the model's thread."""
-    _require_model(engine, request)
-    if own_strength:
-        if request.own is None and engine.ready_model().name == "bundled":
-            request.dial.value = preset_strength(request.idea).start
-        else:
-            direction = request.own or engine.preset_direction(request.idea, job.progress)
-            request.dial.value = strength_of(direction).start
-    turn_work(engine, request, job)
-
-
-def _replies(job: Job) -> Iterator[dict[str, Any]]:
+def _replies(job: Reports, running: RunningTurn) -> Iterator[dict[str, Any]]:
     """The replies as they grow; while nothing comes of them, the same again, as a sign of life."""
     layer: int | None = None
     newest = Tick("")
@@ -137,11 +138,12 @@ def _replies(job: Job) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(report, Tick):
             newest = report
+            running.wrote(sum(report.n_tokens))
         elif time.monotonic() - last_sign < SIGN_OF_LIFE:
             continue
         yield {
-            "texts": dict(zip(VARIANTS, newest.texts, strict=True)),
-            "tokens": dict(zip(VARIANTS, newest.n_tokens, strict=True)),
+            "texts": dict(zip(VARIANTS, newest.texts or [""] * len(VARIANTS), strict=True)),
+            "tokens": dict(zip(VARIANTS, newest.n_tokens or [0] * len(VARIANTS), strict=True)),
             "layer": layer,
         }
         last_sign = time.monotonic()

@@ -17,7 +17,7 @@ from steering.ui.blind_handlers import FIRST_IDEA, READY, VOTE_WORDS, BlindHandl
 from steering.ui.blind_votes import LETTERS
 from steering.ui.chat import Chat
 from steering.ui.ideas import example_of, questions_of
-from steering.ui.layout import MESSAGE_LIMIT, Components
+from steering.ui.layout import Components
 from steering.ui.session import Session, Sessions
 
 VISITORS_AT_ONCE = 32
@@ -84,7 +84,7 @@ def _asking(chat: Chat) -> dict[str, Any]:
             label="Your question",
             lines=1,
             max_lines=3,
-            max_length=MESSAGE_LIMIT,
+            max_length=chat.operator.limits.characters,
             elem_id="blind-question",
             interactive=True,
             min_width=0,

@@ -13,6 +13,7 @@ import gradio as gr
 
 from steering.errors import Cancelled, SteeringError
 from steering.ui import blind_markup
+from steering.ui.activity import RunningTurn
 from steering.ui.blind_votes import LETTERS, Round, Votes, counts, shuffled, sound_votes, tally_of, with_vote
 from steering.ui.blind_work import NO_IDEA, checked, is_there, request_of
 from steering.ui.chat import UNFORESEEN, Chat
@@ -94,15 +95,20 @@ class BlindHandlers:
         if blind.job is not None:
             return
         try:
+            if refusal := self.chat.operator.admit(request):
+                raise SteeringError(refusal)
             asked = checked(self.chat, session, idea, message)
         except SteeringError as error:
             yield self._complain(str(error))  # answers that wait for a vote stay
             return
         blind.idea, blind.round, blind.open = idea, None, False
         kept = sound_votes(votes)
+        running: RunningTurn | None = None
+        failed = False
         try:
-            blind.job = job = self.chat.engine.ask(request_of(asked))
-            replies = yield from self._follow(job)
+            blind.job = job = self.chat.engine.ask(request_of(asked, self.chat.operator.limits.seconds))
+            running = self.chat.operator.activity.turn_started(session.key, rows=3, kind="blind", stop=job.stop)
+            replies = yield from self._follow(job, running)
             if job.stopped:
                 raise Cancelled
             blind.round = shuffled(
@@ -113,11 +119,15 @@ class BlindHandlers:
         except Cancelled:
             ended = self._at_rest(session, blind_markup.status_html("stopped", CANCELLED), kept)
         except SteeringError as error:
+            failed = True
             ended = self._at_rest(session, blind_markup.status_html("error", str(error)), kept)
         except Exception:
+            failed = True
             logger.exception("Three answers of the blind test could not be written")
             ended = self._at_rest(session, blind_markup.status_html("error", UNFORESEEN), kept)
         finally:
+            if running is not None:
+                running.ended(stopped=job.stopped, failed=failed)
             if blind.job is not None:
                 blind.job.stop()  # also when the page was closed in the middle
             blind.job = None
@@ -128,7 +138,7 @@ class BlindHandlers:
         if job is not None:
             job.stop()
 
-    def _follow(self, job: Reports) -> Generator[Updates, None, list[str]]:
+    def _follow(self, job: Reports, running: RunningTurn) -> Generator[Updates, None, list[str]]:
         """What to show while the answers are written: at most the longest one's length, which says nothing of whose."""
         replies = ["", "", ""]
         news: News = ("prefill", READING, READING)
@@ -139,6 +149,7 @@ class BlindHandlers:
                 break  # nobody waits in line for an answer that is not wanted any more
             if isinstance(report, Tick) and not report.started:
                 replies = report.texts
+                running.wrote(sum(report.n_tokens))
             news = self._news(report, job) or news
             now = time.monotonic()
             if now - shown >= UPDATE_EVERY:

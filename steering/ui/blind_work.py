@@ -10,7 +10,7 @@ from steering.errors import SteeringError
 from steering.ui.blind_votes import tally_of
 from steering.ui.chat import Chat
 from steering.ui.ideas import is_own, title_of
-from steering.ui.layout import MESSAGE_LIMIT, SETTINGS
+from steering.ui.layout import SETTINGS
 from steering.ui.session import Session
 from steering.ui.turn import TurnRequest
 
@@ -48,8 +48,9 @@ def checked(chat: Chat, session: Session, idea: str, message: str) -> Asked:
     engine, text = chat.engine, (message or "").strip()
     if not text:
         raise SteeringError(NO_QUESTION)
-    if len(text) > MESSAGE_LIMIT:
-        raise SteeringError(f"The question has {len(text)} characters; at most {MESSAGE_LIMIT} are taken. Shorten it.")
+    most = chat.operator.limits.characters
+    if len(text) > most:
+        raise SteeringError(f"The question has {len(text)} characters; at most {most} are taken. Shorten it.")
     if engine.model is None and engine.loading is not None and not engine.loading.error:
         raise SteeringError(f"The model is on its way. {engine.loading.words}. Press again when it is there.")
     model = engine.ready_model()
@@ -60,7 +61,12 @@ def checked(chat: Chat, session: Session, idea: str, message: str) -> Asked:
     return Asked(idea, own, text, title, model.label, tally, (model.name, model.revision))
 
 
-def request_of(asked: Asked) -> TurnRequest:
-    """The turn that writes the three answers, at the settings the chat starts with and at the idea's own strength."""
+def request_of(asked: Asked, seconds: float) -> TurnRequest:
+    """The turn that writes the three answers, at the settings the chat starts with and at the idea's own strength.
+
+    ``seconds``: the longest it may take.
+    """
     usual = {part.name: SETTINGS[part.name] for part in dataclasses.fields(TurnRequest) if part.name in SETTINGS}
-    return TurnRequest(asked.idea, asked.own, [[], [], []], asked.text, None, expects=asked.expects, **usual)
+    return TurnRequest(
+        asked.idea, asked.own, [[], [], []], asked.text, None, expects=asked.expects, seconds=seconds, **usual
+    )

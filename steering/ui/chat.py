@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from steering.errors import Cancelled, SteeringError
+from steering.ui.activity import RunningTurn
 from steering.ui.chat_view import ChatView, View
 from steering.ui.columns import BOTH, PROMPTED, SETS
 from steering.ui.conversations import Turn
 from steering.ui.ideas import fits_model, is_own, prompt_of, title_of
-from steering.ui.layout import MESSAGE_LIMIT
 from steering.ui.scope import queued_message, state_line
 from steering.ui.session import Session
 from steering.ui.turn import OtherIdea, Tick, TurnRequest, checked_coefficient, told
@@ -39,11 +39,16 @@ class Chat(ChatView):
         question = (message or "").strip()
         if not question or session.is_busy:
             return message
-        session.pending = question[:MESSAGE_LIMIT]
+        session.pending = question[: self.operator.limits.characters]
         if session.editing is not None:
             session.conversation(session.idea).branch(session.editing)
             session.editing = None
         return ""
+
+    def refuse(self, session: Session, sentence: str) -> None:
+        """Say why a question was not taken, unless a reply is being written, whose state stays to be seen."""
+        if not session.is_busy:
+            session.log = (session.log or self.names_line(session)) + state_line("error", sentence)
 
     def accept_again(self, session: Session) -> None:
         """Take the last question once more; with sampling, with other dice."""
@@ -71,12 +76,15 @@ class Chat(ChatView):
         )
         session.live_idea = idea
         session.log = live.log
+        running: RunningTurn | None = None
+        failed = False
         try:
             request = self._request(session, question, strength, settings)
             live.settings = told(request)
             yield self.view(session)
             session.job = job = self.engine.ask(request)
-            for _ in self._follow(job, live):
+            running = self.operator.activity.turn_started(session.key, rows=len(columns), kind="chat", stop=job.stop)
+            for _ in self._follow(job, live, running):
                 if session.idea == session.live_idea:
                     session.log = live.log
                     yield self.view(session)
@@ -84,17 +92,21 @@ class Chat(ChatView):
         except Cancelled:
             live.log += state_line("stopped", STOPPED_EARLY)
         except SteeringError as error:
+            failed = True
             live.log += state_line("error", str(error))
         except Exception:
+            failed = True
             logger.exception("A turn failed")
             live.log += state_line("error", UNFORESEEN)
         finally:
+            if running is not None:
+                running.ended(stopped=job.stopped, failed=failed)
             session.stop()  # also when the page was closed in the middle
             session.live = session.job = session.dial = session.other_dial = None
         if not session.live_idea:
             live.log = self.rest_log(session)
         elif any(live.replies) or any(live.thoughts):  # what was written stays, whatever ended it
-            session.conversation(idea).append(live)
+            session.conversation(idea).append(live, self.operator.limits.turns)
         else:
             session.unanswered = question
             session.conversation(idea).tidy()
@@ -127,8 +139,8 @@ class Chat(ChatView):
             knobs=self.knobs(session),
             prompt=prompt_of(session.idea, title_of(session.idea, session)) if PROMPTED in columns else "",
             owner=session.key,
-            system_prompt=str(settings["system_prompt"] or "")[:MESSAGE_LIMIT],
-            max_new_tokens=int(min(512, max(1, settings["max_new_tokens"]))),
+            system_prompt=str(settings["system_prompt"] or "")[: self.operator.limits.characters],
+            max_new_tokens=int(min(self.operator.limits.tokens, max(1, settings["max_new_tokens"]))),
             temperature=float(settings["temperature"]),
             top_p=float(settings["top_p"]),
             repetition_penalty=float(settings["repetition_penalty"]),
@@ -137,13 +149,14 @@ class Chat(ChatView):
             addition=str(settings["addition"]),
             thinking=bool(settings["thinking"]),
             thinking_acts=str(settings["thinking_acts"]),
+            seconds=self.operator.limits.seconds,
         )
 
     def _other(self, session: Session, dial: Dial) -> OtherIdea:
         idea = self.other_idea(session)
         return OtherIdea(idea, session.own.get(idea), dial)
 
-    def _follow(self, job: Reports, live: Turn) -> Iterator[None]:
+    def _follow(self, job: Reports, live: Turn, running: RunningTurn) -> Iterator[None]:
         """Write a job's reports into the turn; yields after each change."""
         waiting = ""
         for report in job.reports():
@@ -155,6 +168,7 @@ class Chat(ChatView):
                     yield
             elif isinstance(report, Tick):
                 self.take(report, live)
+                running.wrote(sum(report.n_tokens))
                 yield
             else:
                 what, done, total = report

@@ -25,14 +25,11 @@ NOT_SHARED = "An idea of your own stays with you: the link leads to the page's f
 class ChatHandlers:
     """What happens when something on the Chat tab or in the settings is used."""
 
-    def __init__(
-        self, chat: Chat, sessions: Sessions, components: Components, models: ModelChoice, visitors_at_once: int
-    ) -> None:
+    def __init__(self, chat: Chat, sessions: Sessions, components: Components, models: ModelChoice) -> None:
         self.chat = chat
         self.sessions = sessions
         self.parts = components
         self.models = models
-        self.visitors_at_once = visitors_at_once
         self.panes = [*components.chats, components.scope]
         self.settings = [components.settings[name] for name in SETTINGS]
         self.strengths = [components.strength, components.other_strength]
@@ -56,7 +53,7 @@ class ChatHandlers:
                 [parts.strength, *self.settings],
                 self.panes,
                 show_progress="hidden",
-                concurrency_limit=self.visitors_at_once,
+                concurrency_limit=self.chat.operator.limits.visitors,
                 api_visibility="private",
             ).then(self.give_back, [parts.message], [parts.message], **QUICK)
         parts.stop.click(self.stop, None, None, **QUICK)
@@ -116,11 +113,22 @@ class ChatHandlers:
 
     # ------------------------------------------------------------------ asking
 
+    def _admitted(self, request: gr.Request) -> Session | None:
+        """The session of someone who may ask now; whoever may not is told why, and None comes."""
+        session = self.sessions.of(request)
+        if refusal := self.chat.operator.admit(request):
+            self.chat.refuse(session, refusal)
+            return None
+        return session
+
     def accept(self, message: str, request: gr.Request) -> str:
-        return self.chat.accept(self.sessions.of(request), message)
+        session = self._admitted(request)
+        return message if session is None else self.chat.accept(session, message)
 
     def accept_again(self, request: gr.Request) -> None:
-        self.chat.accept_again(self.sessions.of(request))
+        session = self._admitted(request)
+        if session is not None:
+            self.chat.accept_again(session)
 
     def respond(self, request: gr.Request, strength: float, *settings: Any) -> Iterator[Any]:
         named = dict(zip(SETTINGS, settings, strict=True))
@@ -179,7 +187,7 @@ class ChatHandlers:
         return self._chosen_values(session, message)
 
     def compare(self, beside: str, request: gr.Request) -> Any:
-        session = self.sessions.of(request)
+        session = self._admitted(request) or self.sessions.of(request)
         self.chat.compare(session, beside)
         return *self.chat.view(session), *self._other_values(session)
 

@@ -21,6 +21,7 @@ from steering.ui.ideas import (
     title_of,
 )
 from steering.ui.layout import as_text
+from steering.ui.operator import Operator
 from steering.ui.recorded import recorded_turn
 from steering.ui.scope import PLACES, branch_line, columns_line, state_line
 from steering.ui.session import Session
@@ -35,8 +36,9 @@ NOT_ASKED = "(Not asked then; this answer goes on from the model as it is.)"
 class ChatView:
     """What is shown of a visitor's conversations."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, operator: Operator | None = None) -> None:
         self.engine = engine
+        self.operator = operator or Operator()
 
     def view(self, session: Session) -> View:
         """The panes and the scope's log as they are now."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+BRANCHES_KEPT = 12  # of one conversation; the oldest that is not gone on from is forgotten first
+
 Message = dict[str, str]
 Likeliest = list[tuple[str, float]]  # next tokens with their probabilities, the likeliest first
 
@@ -77,13 +79,18 @@ class Conversation:
         """The turns of the branch in view; what is changed here is changed there."""
         return self.branches[self.current]
 
-    def append(self, turn: Turn) -> None:
+    def append(self, turn: Turn, most: int = 24) -> None:
+        """Add a turn to the branch in view; of more than ``most`` turns the oldest is forgotten."""
         self.turns.append(turn)
+        del self.turns[:-most]
         self.was_used = True
 
     def branch(self, index: int) -> None:
         """Go on from before the turn at ``index``, and keep what there was as a branch."""
         self.branches.append(self.turns[:index])
+        if len(self.branches) > BRANCHES_KEPT:
+            oldest = 0 if self.current else 1
+            del self.branches[oldest]
         self.current = len(self.branches) - 1
 
     def go(self, step: int) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROWS_AT_MOST = 24  # decoded together; a step of more is slower for everyone than waiting in line
 SLICE = 1.0  # seconds that replies go on while other work waits
 USUAL_SECONDS = 8.0  # of a turn, before the first was written
 
@@ -64,7 +63,7 @@ class Desk:
         rows_at_most: how many rows are decoded together. A single turn of more is let in when it is alone.
     """
 
-    def __init__(self, engine: Engine, rows_at_most: int = ROWS_AT_MOST) -> None:
+    def __init__(self, engine: Engine, rows_at_most: int) -> None:
         self._engine = engine
         self._rows_at_most = rows_at_most
         self._change = threading.Lock()

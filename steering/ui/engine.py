@@ -17,6 +17,7 @@ import psutil
 
 from steering.errors import SteeringError
 from steering.ui.desk import Desk
+from steering.ui.limits import Limits
 from steering.ui.worker import Job, Reports, Worker
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ STAND_IN = (
 )
 
 logger = logging.getLogger(__name__)
-
-
-KEPT_BYTES = 600_000_000  # keys and values of all visitors' last turns
 
 
 @dataclass(frozen=True)
@@ -79,16 +77,18 @@ class Engine:
     The old model answers until the new one is ready; then it is freed.
 
     Args:
+        limits: how many rows are decoded together, and how much memory is kept between turns.
         worker: who does the work; by default a thread of this process.
 
     Attributes:
         kept_search: what the newest search was made with; one for all visitors, for it holds the model's passes.
     """
 
-    def __init__(self, options: ModelOptions, worker: Worker | None = None) -> None:
+    def __init__(self, options: ModelOptions, limits: Limits | None = None, worker: Worker | None = None) -> None:
         self.options = options
         self.worker = worker or Worker()
-        self.desk = Desk(self)
+        self._limits = limits or Limits()
+        self.desk = Desk(self, self._limits.rows)
         self.model: ChatModel | None = None
         self.loading: Loading | None = None
         self.kept_search: KeptSearch | None = None
@@ -276,7 +276,7 @@ class Engine:
         """Keys and values of visitors' last turns; made when the first is written, for it needs torch."""
         from steering.kept_rows import KeptRows
 
-        return KeptRows(KEPT_BYTES)
+        return KeptRows(self._limits.cache_mb * 1_000_000)
 
     def forget(self, visitor: str) -> None:
         """Give back what is kept for a visitor who left."""

@@ -20,6 +20,7 @@ import gradio as gr
 from steering.ui import markup
 from steering.ui.columns import BESIDE
 from steering.ui.how import how_it_works
+from steering.ui.limits import Limits
 from steering.ui.methods import ADDITION_HELP, ADDITIONS, REMOVAL_HELP, REMOVALS
 from steering.ui.scope import ASSETS, PLACES, build_scope
 from steering.ui.theme import InkOnPaper
@@ -30,7 +31,6 @@ ACTS = (  # where a direction acts in a model that thinks first
     ("In the thought only", "thought"),
     ("In the answer only", "answer"),
 )
-MESSAGE_LIMIT = 2000  # characters
 SETTINGS: dict[str, Any] = {
     "system_prompt": "",
     "max_new_tokens": 120,
@@ -122,6 +122,7 @@ def build_layout(
     besides: Sequence[tuple[str, str]] = BESIDE,
     answers: Sequence[Any] = ((),) * len(PLACES),
     log: str,
+    limits: Limits,
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
@@ -141,7 +142,7 @@ def build_layout(
                             label="Your question",
                             lines=1,
                             max_lines=3,
-                            max_length=MESSAGE_LIMIT,
+                            max_length=limits.characters,
                             elem_id="message",
                             interactive=True,
                         )
@@ -194,7 +195,7 @@ def build_layout(
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
     _fixed(markup.FOOT, "foot")
-    model_choice, model_status, settings, reset = _settings(models, models_left_out, model)
+    model_choice, model_status, settings, reset = _settings(models, models_left_out, model, limits)
     return Components(
         tabs=tabs,
         chat_tab=chat_tab,
@@ -341,7 +342,7 @@ def _action(words: str, elem_id: str) -> gr.Button:
 
 
 def _settings(
-    models: Sequence[tuple[str, str]], left_out: Sequence[tuple[str, str]], model: str
+    models: Sequence[tuple[str, str]], left_out: Sequence[tuple[str, str]], model: str, limits: Limits
 ) -> tuple[gr.Dropdown, gr.Textbox, dict[str, gr.components.Component], gr.Button]:
     start = SETTINGS
     with gr.Column(elem_id="settings", min_width=0):
@@ -367,11 +368,13 @@ def _settings(
                 placeholder="The model's own",
                 lines=2,
                 max_lines=6,
-                max_length=MESSAGE_LIMIT,
+                max_length=limits.characters,
                 elem_id="system-prompt",
                 interactive=True,
             ),
-            "max_new_tokens": _number_slider("Longest answer, in tokens", 20, 512, start["max_new_tokens"], 1),
+            "max_new_tokens": _number_slider(
+                "Longest answer, in tokens", 20, limits.tokens, start["max_new_tokens"], 1
+            ),
             "temperature": _number_slider(
                 "Temperature", 0, 1.5, start["temperature"], 0.05, "0 gives the same answer each time"
             ),

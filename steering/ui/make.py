@@ -11,8 +11,9 @@ from steering.ui import make_card, make_markup
 from steering.ui.best_handlers import BestHandlers
 from steering.ui.engine import Engine
 from steering.ui.layout import Components
+from steering.ui.limits import Limits
 from steering.ui.make_handlers import SAMPLE, MakeHandlers
-from steering.ui.make_work import LIMITS
+from steering.ui.make_work import file_limits
 from steering.ui.session import Sessions
 from steering.ui.workbench import LONGEST_NAME
 
@@ -47,11 +48,11 @@ class MakeTab:
     note: gr.HTML
 
 
-def build_make_tab(components: Components, engine: Engine, sessions: Sessions) -> MakeTab:
+def build_make_tab(components: Components, engine: Engine, sessions: Sessions, limits: Limits) -> MakeTab:
     """Fill the tab and attach its handlers; call it inside the page's ``gr.Blocks``."""
     with components.make_tab, gr.Row(elem_classes="make"):
         with gr.Column(min_width=0):
-            given = _give()
+            given = _give(limits)
             check = _html(make_markup.step(2, "Check them"), make_markup.check_html(None, "", []), "make-check")
             finding = _find()
         with gr.Column(min_width=0):
@@ -70,7 +71,7 @@ def build_make_tab(components: Components, engine: Engine, sessions: Sessions) -
     tab = MakeTab(
         **given, check=check, **finding, card=card, **picking, **acting, note=note, upload_direction=upload_direction
     )
-    handlers = MakeHandlers(engine, sessions)
+    handlers = MakeHandlers(engine, sessions, limits)
     _attach(tab, handlers, BestHandlers(handlers), components)
     return tab
 
@@ -81,7 +82,8 @@ def _html(before: str, value: str, elem_id: str) -> gr.HTML:
     return gr.HTML(value, js_on_load=None, apply_default_css=False, elem_id=elem_id)
 
 
-def _give() -> dict[str, Any]:
+def _give(limits: Limits) -> dict[str, Any]:
+    allowed = file_limits(limits)
     words = (
         '<p class="step-words">One list shows your idea, the other does not. One file with pairs works too. '
         "30 texts a side is enough to start; 100 is better.</p>"
@@ -97,8 +99,8 @@ def _give() -> dict[str, Any]:
             "Use the sample: answers like Shakespeare’s", size="sm", elem_id="use-sample", elem_classes="try-button"
         )
         hint = (
-            f'<p class="hint">txt, csv or jsonl, up to {LIMITS.bytes // 10**6} MB: {LIMITS.rows:,} texts, '
-            f'{LIMITS.characters:,} characters each · <a href="gradio_api/file={SAMPLE}" download>the sample as a file'
+            f'<p class="hint">txt, csv or jsonl, up to {allowed.bytes // 10**6} MB: {allowed.rows:,} texts, '
+            f'{allowed.characters:,} characters each · <a href="gradio_api/file={SAMPLE}" download>the sample as a file'
             "</a></p>"
         )
         gr.HTML(html_template=hint, js_on_load=_DROPS_SCRIPT, apply_default_css=False, elem_id="make-limits")

@@ -52,9 +52,9 @@ class MakeHandlers(Workbench):
         session = self.sessions.of(request)
         problem = hint = ""
         try:
-            hint = missing_list(positive, negative)
+            hint = missing_list(positive, negative, self.file_limits)
             if positive is not None and not hint:
-                self._keep(session, read_set(positive, negative, token_counter(self.engine.model)))
+                self._keep(session, read_set(positive, negative, token_counter(self.engine.model), self.file_limits))
         except SteeringError as error:
             problem = str(error)
         except Exception:
@@ -64,7 +64,7 @@ class MakeHandlers(Workbench):
 
     def use_sample(self, name: str, request: gr.Request) -> Updates:
         session = self.sessions.of(request)
-        read = read_set(str(SAMPLE), None, token_counter(self.engine.model))
+        read = read_set(str(SAMPLE), None, token_counter(self.engine.model), self.file_limits)
         self._keep(session, read)
         return [*self._given(session, name, default=SAMPLE_NAME), None, None]
 

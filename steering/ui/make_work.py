@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.contrast import ContrastSet, Limits
+from steering.contrast import ContrastSet
+from steering.contrast import Limits as FileLimits
 from steering.contrast_files import FORMATS, read_rows
 from steering.errors import DirectionError
 from steering.ui.ideas import fits_model
+from steering.ui.limits import Limits
 from steering.ui.make_checks import LONGEST_SENTENCE, is_first_tokens, is_limits, is_number, is_scores, is_trust
 from steering.ui.make_words import SEED, file_name
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from steering.ui.engine import Engine
     from steering.ui.worker import Job
 
-LIMITS = Limits()
 LARGEST_DIRECTION_FILE = 1_000_000  # bytes
 LARGEST_UNIT_COEFFICIENT = 1e4  # a vector that needs more to be as long as the stream itself is no direction
 
@@ -48,14 +49,19 @@ class Found:
     suggested: tuple[int, int]
 
 
-def missing_list(positive: str | None, negative: str | None) -> str:
+def file_limits(limits: Limits) -> FileLimits:
+    """What one uploaded list may hold."""
+    return FileLimits(rows=limits.upload_rows, bytes=limits.upload_mb * 10**6)
+
+
+def missing_list(positive: str | None, negative: str | None, limits: FileLimits) -> str:
     """What is still to be given before a set can be read, in a sentence, or ""; raises ContrastSetError."""
     if positive is None:
         return "Now give the list that shows the idea, on the left." if negative is not None else ""
     path = Path(positive)
     if negative is not None or path.suffix.lower() not in FORMATS:
         return ""
-    rows = read_rows(path, LIMITS)
+    rows = read_rows(path, limits)
     if not rows or any(row.side is not None for row in rows):
         return ""
     return (
@@ -64,9 +70,9 @@ def missing_list(positive: str | None, negative: str | None) -> str:
     )
 
 
-def read_set(positive: str, negative: str | None, count_tokens: Callable[[str], int]) -> Checked:
+def read_set(positive: str, negative: str | None, count_tokens: Callable[[str], int], limits: FileLimits) -> Checked:
     """Read and check a set within the page's limits; raises ContrastSetError."""
-    return checked(ContrastSet.load(Path(positive), negative, limits=LIMITS), count_tokens)
+    return checked(ContrastSet.load(Path(positive), negative, limits=limits), count_tokens)
 
 
 def checked(data: ContrastSet, count_tokens: Callable[[str], int]) -> Checked:

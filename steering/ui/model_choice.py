@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import psutil
 
@@ -16,12 +17,15 @@ class ModelChoice:
     Args:
         first: what the program was started with; it heads the list if the catalogue does not have it.
         anything: whether a model outside the catalogue may be the first; not on a public Space.
+        allowed: the models to offer, in this order, whether or not the catalogue has them; empty: the catalogue's.
     """
 
-    def __init__(self, engine: Engine, first: str, *, anything: bool) -> None:
+    def __init__(self, engine: Engine, first: str, *, anything: bool, allowed: Sequence[str] = ()) -> None:
         self.engine = engine
-        self._entries = {entry.id: entry for entry in load_catalogue()}
-        self.first = first if anything or first in self._entries else "bundled"
+        entries = {entry.id: entry for entry in load_catalogue()}
+        self._entries = {name: entries[name] for name in allowed or entries if name in entries}
+        self._others = [name for name in allowed if name not in entries]
+        self.first = first if anything or first in (*self._entries, *self._others) else "bundled"
 
     def choices(self) -> list[tuple[str, str]]:
         """(label, id) of what fits here; where other processes do the work, the one they were forked with."""
@@ -29,6 +33,7 @@ class ModelChoice:
             entry = self._entries.get(self.first)
             return [(self._label(entry) if entry else _short(self.first), self.first)]
         offered = [(self._label(entry), entry.id) for entry in self._entries.values() if self._fits(entry)[0]]
+        offered += [(_short(name), name) for name in self._others]
         if self.first not in [key for _, key in offered]:
             offered.insert(0, (_short(self.first), self.first))
         return offered

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
+
+from steering.errors import SteeringError
+from steering.ui.journal import FORMATS
+from steering.ui.limits import Limits, add_options, variable
 
 
-def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    """What the command line says; ends the program with a sentence and exit status 2 when it makes no sense.
+def parsed(
+    arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> tuple[argparse.Namespace, Limits]:
+    """What the command line and the environment say; ends the program with a sentence and status 2 when they are wrong.
 
     Args:
         arguments: the words after the program's name; None: those of this process.
+        environment: the variables that stand for options that were left out.
     """
+    parser = _parser(environment)
+    options = parser.parse_args(arguments)
+    try:
+        limits = Limits.of(vars(options), environment)
+        if options.log_format not in FORMATS:
+            raise SteeringError(f"STEERING_LOG_FORMAT must be {' or '.join(FORMATS)}, not “{options.log_format}”.")
+        options.model = options.model or (limits.models[0] if limits.models else "bundled")
+        if limits.models and options.model not in limits.models:
+            raise SteeringError(f"--model {options.model} is not among --models: add it there, or leave --model out.")
+    except SteeringError as error:
+        parser.exit(2, f"{error}\n")
+    return options, limits
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.py", description="Chat with one small model three ways.")
-    parser.add_argument("--model", default="bundled", help="“bundled”, a hub id, a folder, or a .gguf file")
+    parser.add_argument(
+        "--model", help="“bundled”, a hub id, a folder, or a .gguf file (default: the first of --models, else bundled)"
+    )
     parser.add_argument(
         "--port", type=int, default=None, help="default: GRADIO_SERVER_PORT, else the first free from 7860"
     )
@@ -22,4 +48,27 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dtype", default=None, choices=["auto", "float32", "bfloat16", "float16"])
     parser.add_argument("--quantization", default=None, choices=["8bit", "4bit"], help="through bitsandbytes")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        default=environment.get(variable("log_format"), "text"),
+        help="of the log on standard error: lines for people, or one JSON object a line (default: text)",
+    )
+    parser.add_argument(
+        "--status-page",
+        action="store_true",
+        default=_is_set(environment, "status_page"),
+        help="serve /status and /status.json: model, memory, queue, tokens a second",
+    )
+    parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        default=_is_set(environment, "behind_proxy") or bool(environment.get("SPACE_ID")),
+        help="believe X-Forwarded-For; only for a server that nobody reaches but through a proxy that writes it",
+    )
+    add_options(parser)
+    return parser
+
+
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(variable(name), "").lower() in ("1", "true", "yes", "on")

@@ -12,21 +12,22 @@ from steering.ui.chat_view import loading_line
 from steering.ui.columns import BESIDE
 from steering.ui.engine import Engine
 from steering.ui.ideas import example_of, questions_of
+from steering.ui.inputs import Page
 from steering.ui.layout import build_layout
 from steering.ui.make import build_make_tab
 from steering.ui.model_choice import ModelChoice
+from steering.ui.operator import Operator
 from steering.ui.session import Session, Sessions
 
-VISITORS_AT_ONCE = 32
 
-
-def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
+def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> gr.Blocks:
     """The whole page for one engine; the engine may still be loading its model."""
-    chat = Chat(engine)
-    sessions = Sessions(FIRST_IDEA)
+    chat = Chat(engine, operator)
+    sessions = Sessions(FIRST_IDEA, operator.limits.sessions)
+    operator.visitors = lambda: len(sessions)
     nobody = Session("", FIRST_IDEA)
     first = chat.strength(nobody)
-    with gr.Blocks(fill_width=True, title="Steering playground", delete_cache=(3600, 3600)) as page:
+    with Page(fill_width=True, title="Steering playground", delete_cache=(3600, 3600)) as page:
         components = build_layout(
             ideas=chat.choices(nobody),
             idea=FIRST_IDEA,
@@ -41,11 +42,12 @@ def build_page(engine: Engine, models: ModelChoice) -> gr.Blocks:
             besides=BESIDE,
             answers=chat.view(nobody)[:-1],
             log=chat.rest_log(nobody) + loading_line(engine.loading),
+            limits=operator.limits,
         )
-        make = build_make_tab(components, engine, sessions)
+        make = build_make_tab(components, engine, sessions, operator.limits)
         build_blind_tab(components, chat, sessions)
-        ChatHandlers(chat, sessions, components, models, VISITORS_AT_ONCE).attach(make.use, page)
-        add_endpoints(engine, VISITORS_AT_ONCE)
+        ChatHandlers(chat, sessions, components, models).attach(make.use, page)
+        add_endpoints(engine, operator)
 
         def leave(request: gr.Request) -> None:
             sessions.close(request)

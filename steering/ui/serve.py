@@ -1,48 +1,103 @@
-"""Starting the playground: from the command line to a page that is served."""
+"""Starting the playground, and ending it: from the command line to a page that is served, and to the last reply."""
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import os
+import sys
+import threading
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from steering.ui.api import APP_OPTIONS
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.gpu import ZERO_GPU
+from steering.ui.guard import Guard
+from steering.ui.journal import keep_journal, note
 from steering.ui.layout import page_options
 from steering.ui.memory import keep_memory_small
 from steering.ui.model_choice import ModelChoice
+from steering.ui.operator import Operator, on_signals
 from steering.ui.options import parsed
 from steering.ui.page import build_page
 from steering.ui.scope import ASSETS
+from steering.ui.status import routes
+from steering.ui.worker import Worker
+from steering.version import library_version
 
-WAITING_AT_MOST = 64
 LOOK_FOR_WORK = 0.02  # seconds
+LOOK_FOR_NEWS = 0.5  # seconds between two looks at what is worth a line of the log
+GRADIO_THREADS = 40  # its own default; a reply keeps one while it is written, and quick events need some too
 
 
 def serve(arguments: list[str] | None = None) -> None:
-    """Start the playground; what ``python app.py`` does."""
-    options = parsed(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    """Start the playground and serve it until it is asked to end; what ``python app.py`` does."""
+    options, limits = parsed(arguments)
+    keep_journal(options.log_format)
     keep_memory_small()
-    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization))
-    models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"))
+    # Uvicorn would believe X-Forwarded-For of any program on this machine; who is to be believed, `Operator` knows.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+    operator = Operator(limits, behind_proxy=options.behind_proxy)
+    asked_to_end = threading.Event()
+    on_signals(asked_to_end.set)
+    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization), limits, zero_desk())
+    models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"), allowed=limits.models)
     models.begin()
-    page = build_page(engine, models)
-    page.queue(max_size=WAITING_AT_MOST)
+    page = build_page(engine, models, operator)
+    page.queue(max_size=limits.waiting)
     # Gradio looks for new work every millisecond, and each time interrupts the thread that writes the answers: without
     # this they come 7 % slower.
     page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = LOOK_FOR_WORK
     gr.set_static_paths([ASSETS])
+    served = routes(engine, operator, queue=lambda: len(page._queue), status_page=options.status_page)
     page.launch(
         server_name=options.host,
         server_port=options.port,
-        state_session_capacity=200,
-        max_file_size="2mb",
+        max_threads=GRADIO_THREADS + limits.visitors,
+        state_session_capacity=limits.sessions,
+        max_file_size=limits.upload_mb * 10**6,
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         share=False,
         show_error=False,
         footer_links=["api"],
+        prevent_thread_lock=True,
+        app_kwargs={**APP_OPTIONS, "routes": served, "middleware": [Middleware(Guard, operator=operator)]},
+        mcp_server=True,
         **page_options(),
     )
+    note("start", version=library_version(), address=page.local_url, model=options.model, **dataclasses.asdict(limits))
+    _watch(engine, asked_to_end)
+    operator.end()
+    page.close(verbose=False)
+    note("ended", seconds=round(operator.activity.uptime))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of torch may be in the middle of a pass or of loading a model; an interpreter that is taken down around
+    # them can crash, and nothing is left to be saved.
+    os._exit(0)
+
+
+def zero_desk() -> Worker | None:
+    """Who does the work on a ZeroGPU Space; None on any other host."""
+    if not ZERO_GPU:
+        return None
+    from steering.ui.zero_desk import ZeroDesk
+
+    return ZeroDesk()
+
+
+def _watch(engine: Engine, until: threading.Event) -> None:
+    """Note each model that comes into use, and each that does not come, until the program is asked to end."""
+    in_use: object = None
+    failed: object = None
+    while not until.wait(LOOK_FOR_NEWS):
+        model, loading = engine.model, engine.loading
+        if model is not None and model is not in_use:
+            in_use = model
+            note("model loaded", model=model.name, revision=model.revision, device=str(model.device))
+        if loading is not None and loading.error and loading is not failed:
+            failed = loading
+            note("model not loaded", model=loading.source, why=loading.error)

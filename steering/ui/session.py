@@ -132,10 +132,14 @@ class Session:
 class Sessions:
     """The sessions in use, the least recently used given up first."""
 
-    def __init__(self, first_idea: str) -> None:
+    def __init__(self, first_idea: str, kept: int = SESSIONS_KEPT) -> None:
         self._first_idea = first_idea
+        self.kept = kept
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     def of(self, request: Any) -> Session:
         """The session of a request of the page."""
@@ -143,7 +147,7 @@ class Sessions:
         with self._lock:
             session = self._sessions.pop(key, None) or Session(key, self._first_idea)
             self._sessions[key] = session
-            while len(self._sessions) > SESSIONS_KEPT:
+            while len(self._sessions) > self.kept:
                 _, oldest = self._sessions.popitem(last=False)
                 oldest.stop()
             return session

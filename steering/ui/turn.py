@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from steering.ui.worker import Job
 
 TICKS_PER_SECOND = 12
-LONGEST_RUN = 180  # seconds; a lost connection is not always noticed
 LARGEST_COEFFICIENT = 100.0
 EXCHANGED = "Another model came into use while you waited. Press again to ask it."
 TOLD = (
@@ -65,6 +64,7 @@ class TurnRequest:
         owner: whose keys and values may be kept for the next turn; "" keeps none.
         removal, addition: how the direction is taken out and turned up, as `methods` names the ways.
         thinking_acts: where the direction acts if the model thinks aloud: “both”, “thought” or “answer”.
+        seconds: the longest the replies may take; a lost connection is not always noticed.
         expects: name and revision of the model that this is meant for, where it matters.
     """
 
@@ -89,6 +89,7 @@ class TurnRequest:
     thinking: bool = False
     thinking_acts: str = "both"
     expects: tuple[str, str] | None = None
+    seconds: float = 180
 
 
 @dataclass
@@ -240,7 +241,7 @@ class TurnWriter:
     @property
     def is_overdue(self) -> bool:
         """Whether the replies have taken longer than they may."""
-        return time.monotonic() - self.start > LONGEST_RUN
+        return time.monotonic() - self.start > self.request.seconds
 
     def flush(self) -> None:
         """Report what has not been reported yet."""

@@ -14,10 +14,11 @@ import gradio as gr
 from steering.errors import Cancelled, SteeringError
 from steering.ui import make_markup
 from steering.ui.engine import Engine
+from steering.ui.limits import Limits
 from steering.ui.make_results import Updates, result
-from steering.ui.make_work import Checked
+from steering.ui.make_work import Checked, file_limits
 from steering.ui.scope import queued_message
-from steering.ui.session import SESSIONS_KEPT, Session, Sessions
+from steering.ui.session import Session, Sessions
 from steering.ui.worker import Job, Work
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class Bench:
 class Workbench:
     """What is kept for each visitor's tab, and the running of work for it."""
 
-    def __init__(self, engine: Engine, sessions: Sessions) -> None:
+    def __init__(self, engine: Engine, sessions: Sessions, limits: Limits) -> None:
+        self.file_limits = file_limits(limits)
         self.engine = engine
         self.sessions = sessions
         self._benches: OrderedDict[str, Bench] = OrderedDict()
@@ -120,7 +122,7 @@ class Workbench:
     def _bench(self, session: Session) -> Bench:
         bench = self._benches.pop(session.key, None) or Bench()
         self._benches[session.key] = bench
-        while len(self._benches) > SESSIONS_KEPT:
+        while len(self._benches) > self.sessions.kept:
             _, oldest = self._benches.popitem(last=False)
             oldest.folder.cleanup()
         return bench
