@@ -49,7 +49,7 @@ class Server:
     def stop(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=20)  # replies that are being written have ten seconds to end
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -69,8 +69,8 @@ def start_server(log_path: Path, *options: str, command: tuple[str, ...] = ("app
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # A person's own GRADIO_ variables could move the server or open it to the world.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GRADIO_")}
+    # A person's own variables could move the server, open it to the world, or set other limits.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("GRADIO_", "STEERING_"))}
     start = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
