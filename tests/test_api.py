@@ -21,6 +21,7 @@ from steering.ui.api_compute import best_at_layer, read_examples
 from steering.ui.api_directions import KeptDirections
 from steering.ui.api_steer import steer_endpoint
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.operator import Operator
 
 PATIENCE = 60  # seconds
 
@@ -66,7 +67,7 @@ def test_a_direction_is_not_kept_longer_than_its_time(engine: Engine) -> None:
 
 def test_a_call_given_up_ends_the_work(engine: Engine) -> None:
     kept = KeptDirections()
-    replies = steer_endpoint(engine, kept)(
+    replies = steer_endpoint(engine, kept, Operator())(
         "Hello", kept.add(direction_for(engine.ready_model())), coefficient=0.1, max_new_tokens=512
     )
     next(replies)
@@ -80,7 +81,7 @@ def test_the_direction_of_another_model_is_refused(engine: Engine) -> None:
     kept = KeptDirections()
     key = kept.add(direction_for(engine.ready_model(), model="another"))
     with pytest.raises(gr.Error, match="made for another model"):
-        next(steer_endpoint(engine, kept)("Hello", key))
+        next(steer_endpoint(engine, kept, Operator())("Hello", key))
 
 
 def test_strength_of_a_computed_direction_is_its_own(engine: Engine) -> None:
@@ -88,7 +89,7 @@ def test_strength_of_a_computed_direction_is_its_own(engine: Engine) -> None:
     kept = KeptDirections()
     strength = {"start": 2.0, "end": 4.0, "sweet": [1.0, 3.0]}
     key = kept.add(direction_for(engine.ready_model(), strength=strength))
-    steer = steer_endpoint(engine, kept)
+    steer = steer_endpoint(engine, kept, Operator())
     *_, left_out = steer("Hello", key, max_new_tokens=6)
     *_, given = steer("Hello", key, 2.0, max_new_tokens=6)
     assert left_out == given

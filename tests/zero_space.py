@@ -146,7 +146,7 @@ def looked(engine: Engine) -> dict[str, Any]:
 class Space:
     def __init__(self, folder: Path) -> None:
         self.desk = ZeroDesk()
-        self.engine = Engine(ModelOptions(device="cpu", dtype="float32"), self.desk)
+        self.engine = Engine(ModelOptions(device="cpu", dtype="float32"), worker=self.desk)
         assert self.engine.load(str(folder), folder.name)
         self.model = self.engine.ready_model()  # there at once, without a thread
         torch.set_num_threads(1)

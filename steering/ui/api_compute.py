@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from steering.contrast import ContrastSet
+from steering.contrast import ContrastSet, Limits
 from steering.contrast_files import DASHES
 from steering.contrast_rows import COLUMNS
 from steering.errors import ContrastSetError, SteeringError
@@ -24,7 +24,7 @@ from steering.ui.api_steer import SIGN_OF_LIFE
 from steering.ui.engine import Engine
 from steering.ui.ideas import strength_of
 from steering.ui.make_words import GONE
-from steering.ui.make_work import LIMITS, checked, direction_at, find, token_counter
+from steering.ui.make_work import checked, direction_at, file_limits, find, token_counter
 from steering.ui.operator import Operator
 from steering.ui.workbench import LONGEST_NAME
 from steering.ui.worker import Job
@@ -77,11 +77,12 @@ def compute_endpoint(
         with errors_as_sentences("compute_direction"):
             if refusal := operator.admit(caller):
                 raise SteeringError(refusal)
+            limits = file_limits(operator.limits)
             model = engine.ready_model()
             called = text("name", name, LONGEST_NAME) or "My direction"
             wanted = None if layer is None else whole_number("layer", layer, 0, model.n_layers - 1)
             measured, filed = yes_or_no("measure", measure), yes_or_no("with_file", with_file)
-            read = checked(replace(read_examples(examples), name=called), token_counter(model))
+            read = checked(replace(read_examples(examples, limits), name=called), token_counter(model))
             found = yield from _followed(engine, partial(find, engine, read.data))
             position, at = found.suggested if wanted is None else best_at_layer(found.separation, wanted)
             direction = direction_at(found.candidates, found.separation, position, at, called)
@@ -97,19 +98,19 @@ def compute_endpoint(
     return compute_direction
 
 
-def read_examples(examples: Any) -> ContrastSet:
+def read_examples(examples: Any, limits: Limits | None = None) -> ContrastSet:
     """A contrast set from its text, in one of the formats of files, or from two lists.
 
     Raises:
         ContrastSetError: naming the row, as for a file.
     """
     with TemporaryDirectory() as folder:
-        return ContrastSet.load(*_written(examples, Path(folder)), limits=LIMITS)
+        return ContrastSet.load(*_written(examples, limits, Path(folder)), limits=limits)
 
 
-def _written(examples: Any, folder: Path) -> list[Path]:
+def _written(examples: Any, limits: Limits | None, folder: Path) -> list[Path]:
     """The files that hold the examples: one with both sides, or one for each."""
-    given = _parsed(examples)
+    given = _parsed(examples, limits)
     if isinstance(given, dict) and all(isinstance(given.get(side), list) for side in ("positive", "negative")):
         files = {f"{side}.json": json.dumps(given[side]) for side in ("positive", "negative")}
     elif isinstance(given, list):
@@ -125,13 +126,13 @@ def _written(examples: Any, folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
-def _parsed(examples: Any) -> Any:
+def _parsed(examples: Any, limits: Limits | None) -> Any:
     """The value of a text that is one JSON object or list, which clients of JSON may also give as it is; else None."""
     if not isinstance(examples, str):
         return examples
-    if len(examples) > LIMITS.bytes:
+    if limits is not None and limits.bytes is not None and len(examples) > limits.bytes:
         raise ContrastSetError(
-            f"The examples have {len(examples):,} characters, more than the {LIMITS.bytes:,} allowed: leave out some."
+            f"The examples have {len(examples):,} characters, more than the {limits.bytes:,} allowed: leave out some."
         )
     try:
         return json.loads(examples) if examples.lstrip().startswith("{") else None
