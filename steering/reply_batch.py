@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from steering.conversation import fitted, with_system
+from steering.decoder_choice import decoder_for
 from steering.decoders import Decoder
 from steering.errors import SteeringError
-from steering.module_decoder import ModuleDecoder
 from steering.out_of_memory import is_out_of_memory
 from steering.replies import Replies, ReplyRequest, out_of_memory
 
@@ -28,12 +28,12 @@ class ReplyBatch:
     """Turns whose rows are decoded together. One thread at a time may use it.
 
     Args:
-        decoder: what runs the rows, without any; by default transformers' modules.
+        decoder: what runs the rows, without any; by default the fastest that takes the model.
     """
 
     def __init__(self, model: ChatModel, decoder: Decoder | None = None) -> None:
         self.model = model
-        self._shared = _Group(decoder or ModuleDecoder(model))
+        self._shared = _Group(decoder or decoder_for(model))
         self._apart: list[_Group] = []  # turns that went on after a step of all failed, each by itself
 
     @property

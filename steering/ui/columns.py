@@ -28,8 +28,8 @@ SETS: dict[str, tuple[str, ...]] = {
     "knob": KNOB,
 }
 BESIDE = [
-    ("Three answers", "three"),
-    ("A random direction", "random"),
+    ("Three", "three"),
+    ("Random direction", "random"),
     ("Just prompt it", "prompted"),
     ("Two ideas", "both"),
     ("One knob", "knob"),
