@@ -40,13 +40,14 @@ class KeptRow:
         Always up to a place where a piece ended, so that a question asked again is read in the pieces of the first
         time, and a seed repeats its replies in any number type.
         """
-        common = 0
-        for read, asked in zip(self.tokens, prompt, strict=False):
-            if read != asked:
-                break
-            common += 1
-        most = min(common, len(prompt) - 1)
+        most = min(self.common(prompt), len(prompt) - 1)
         return max((end for end in (*self.pieces, len(self.tokens)) if end <= most), default=0)
+
+    def common(self, prompt: Sequence[int]) -> int:
+        """How many of its tokens the prompt begins with."""
+        pairs = zip(self.tokens, prompt, strict=False)
+        shorter = min(len(self.tokens), len(prompt))
+        return next((place for place, (read, asked) in enumerate(pairs) if read != asked), shorter)
 
     def first(self, n_tokens: int) -> KeptRow:
         """The keys and values of its first tokens, of their own memory."""

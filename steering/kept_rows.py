@@ -43,6 +43,20 @@ def _act(intervention: Intervention) -> _Act:
             return type(intervention), intervention.direction, None, False
 
 
+def ready_for(row: KeptRow, prompt: list[int], post_instruction_tokens: list[int]) -> KeptRow:
+    """The row as the next turn can go on from it, where the template takes something back.
+
+    Some templates end a prompt with an empty thought that they leave out of the history. The reply was then read behind
+    tokens that are gone, and of the piece before it only a part is still true: the part up to where they stood.
+    """
+    common = row.common(prompt)
+    for n_same in range(1, len(post_instruction_tokens)):
+        start = common - n_same
+        if start >= 0 and row.tokens[start : start + len(post_instruction_tokens)] == post_instruction_tokens:
+            return row.first(common) if common < len(prompt) else row
+    return row
+
+
 class KeptRows:
     """One row for each owner and column, up to a number of bytes; the least recently used go first.
 

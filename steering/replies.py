@@ -13,7 +13,7 @@ from torch import Tensor
 from steering.decoders import KeptRow, NewRow
 from steering.directions import Direction
 from steering.errors import OutOfMemoryError, SteeringError
-from steering.kept_rows import ReadingCondition, reading_condition
+from steering.kept_rows import ReadingCondition, reading_condition, ready_for
 from steering.out_of_memory import is_out_of_memory
 from steering.sampling import Sampler, SamplingSettings
 from steering.thoughts import Thought
@@ -183,6 +183,7 @@ class Replies:
         self.fault: Exception | None = None
         self._end_tokens = model.end_tokens
         self._prompts = prompts
+        self._post_instruction_tokens = model.post_instruction_tokens
         self._left_out = left_out
         self._sampler = Sampler(request.settings, n_variants, model.device)
         self._replies = [Reply(model.tokenizer) for _ in range(n_variants)]
@@ -213,7 +214,12 @@ class Replies:
         request = self.request
         kept = request.kept or [None] * len(request.variants)
         return [
-            NewRow(prompt, thought.acting(variant), probe, row)
+            NewRow(
+                prompt,
+                thought.acting(variant),
+                probe,
+                None if row is None else ready_for(row, prompt, self._post_instruction_tokens),
+            )
             for prompt, thought, variant, probe, row in zip(
                 self._prompts, self._thoughts, request.variants, request.probes, kept, strict=True
             )
@@ -289,7 +295,7 @@ class Replies:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            # The next turn reads its prompt from the beginning; that is all that is lost.
+            # All that is lost is that the next turn reads its prompt from the beginning.
 
     def stop(self, error: Exception | None = None) -> None:
         """End the turn: nothing more is written, because of ``error`` or because nobody wants more."""

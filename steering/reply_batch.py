@@ -129,11 +129,11 @@ class _Group:
         try:
             self.rows += [(replies, variant) for variant in replies.running]
             self._write_turn(replies, logits, self.decoder.cosines())
-            self.settle()
         except BaseException:
             del self.rows[n_rows:]
             self.decoder.leave(range(n_rows, self.decoder.n_rows))
             raise
+        self.settle()
 
     def read(self) -> Tensor:
         """Read the newest token of each row; logits of the next. Where it raises, nothing has been read."""
@@ -141,31 +141,33 @@ class _Group:
 
     def write(self, logits: Tensor) -> None:
         """Choose the next token of each row; a turn in which that fails ends."""
-        turns = self.turns
         try:
             cosines = self.decoder.cosines()
-            first = 0
-            for replies in turns:
-                rows = slice(first, first + len(replies.running))
-                first = rows.stop
-                try:
-                    self._write_turn(replies, logits[rows], cosines[rows])
-                except Exception as error:
-                    _end(replies, error)
-            self.settle()
-        except Exception as error:  # of the decoder, so that nobody knows what its rows hold
-            for replies in turns:
+        except Exception as error:
+            self._give_up(error)
+            return
+        first = 0
+        for replies in self.turns:
+            rows = slice(first, first + len(replies.running))
+            first = rows.stop
+            try:
+                self._write_turn(replies, logits[rows], cosines[rows])
+            except Exception as error:
                 _end(replies, error)
-            self.clear()
+        self.settle()
 
     def settle(self) -> None:
         """Let the rows go whose replies have ended."""
         going = [row for row, (replies, variant) in enumerate(self.rows) if variant not in replies.running]
-        for row in going:
-            replies, variant = self.rows[row]
-            replies.let_go(variant, partial(self.decoder.kept, row))
-        if going:
-            self.decoder.leave(going)
+        try:
+            for row in going:
+                replies, variant = self.rows[row]
+                replies.let_go(variant, partial(self.decoder.kept, row))
+            if going:
+                self.decoder.leave(going)
+        except Exception as error:
+            self._give_up(error)
+        else:
             self.rows = [at for row, at in enumerate(self.rows) if row not in going]
 
     def taken(self, replies: Replies) -> _Group:
@@ -177,6 +179,13 @@ class _Group:
         """Let all rows go as they are."""
         self.rows = []
         self.decoder.leave(range(self.decoder.n_rows))
+
+    def _give_up(self, error: Exception) -> None:
+        """End every turn, because the rows no longer stand where the turns are."""
+        for replies in self.turns:
+            if not replies.finished:
+                _end(replies, error)
+        self.clear()
 
     def _write_turn(self, replies: Replies, logits: Tensor, cosines: Tensor) -> None:
         for variant, acting in replies.take(logits, cosines):

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 
 # How families mark the end of a thought, and what then is its beginning: </think>, [/THINK], <|END_THINKING|>.
-_WORD = r"(?:think|thought|reason)\w*"
+_WORD = r"(?i:think|thought|reason)\w*"
 _ENDS_OF_THOUGHT = (
-    (re.compile(rf"</(?:\w+:)?{_WORD}>", re.IGNORECASE), "</", "<"),
-    (re.compile(rf"\[/{_WORD}\]", re.IGNORECASE), "[/", "["),
+    (re.compile(rf"</(?:\w+:)?{_WORD}>"), "</", "<"),
+    (re.compile(rf"\[/{_WORD}\]"), "[/", "["),
     (re.compile(rf"<\|END_{_WORD}\|>"), "END", "START"),
     (re.compile(rf"<\|end_of_{_WORD}\|>"), "end", "begin"),
 )

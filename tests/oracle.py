@@ -170,3 +170,11 @@ def strong_direction(chat: ChatModel, ids: Sequence[int], layer: int = 1) -> Dir
     """The stream itself at the last token: taking it out takes a great deal out."""
     vector = hidden_states(chat, ids)[layer, -1].float()
     return Direction(vector, (vector / vector.norm())[None], layer, -1, float(vector.norm()), "strong")
+
+
+def ending_early(chat: ChatModel, tokens: Sequence[int]) -> ChatModel:
+    """The same model, told that a reply also ends with any of ``tokens``."""
+    model = copy.copy(chat.model)
+    model.generation_config = copy.deepcopy(chat.model.generation_config)
+    model.generation_config.eos_token_id = [*sorted(chat.end_tokens), *tokens]
+    return ChatModel(model, chat.tokenizer, chat.name, chat.label)

@@ -204,14 +204,6 @@ def test_coefficient_zero_on_the_bundled_model_as_loaded(bundled: ChatModel) -> 
 # --- ends of replies ------------------------------------------------------------------------------------------------
 
 
-def ending_early(chat: ChatModel, tokens: Sequence[int]) -> ChatModel:
-    """The same model, told that a reply also ends with any of ``tokens``."""
-    model = copy.copy(chat.model)
-    model.generation_config = copy.deepcopy(chat.model.generation_config)
-    model.generation_config.eos_token_id = [*sorted(chat.end_tokens), *tokens]
-    return ChatModel(model, chat.tokenizer, chat.name, chat.label)
-
-
 @pytest.mark.parametrize("name", ["llama3", "gemma3", "gpt-neox"])
 def test_rows_end_one_by_one_and_stay_ended(name: str, tiny: Tiny) -> None:
     chat = tiny(name)
@@ -219,7 +211,7 @@ def test_rows_end_one_by_one_and_stay_ended(name: str, tiny: Tiny) -> None:
     free = run(chat, QUESTION, variants)[-1].token_ids
     # End the baseline at its sixth new kind of token, and a steered row elsewhere.
     stops = [free[0][5], free[1][9]]
-    brief = ending_early(chat, stops)
+    brief = oracle.ending_early(chat, stops)
     steps = run(brief, QUESTION, variants)
     expected = [list(itertools.takewhile(lambda token: token not in brief.end_tokens, reply)) for reply in free]
     assert steps[-1].token_ids == expected
@@ -240,7 +232,7 @@ def test_rows_end_one_by_one_and_stay_ended(name: str, tiny: Tiny) -> None:
 def test_all_rows_ended_ends_the_stream(tiny: Tiny) -> None:
     chat = tiny("llama3")
     reply = run(chat, QUESTION, [Variant.baseline()])[-1].token_ids[0]
-    steps = run(ending_early(chat, [reply[0]]), QUESTION, [Variant.baseline(), Variant.baseline("again")])
+    steps = run(oracle.ending_early(chat, [reply[0]]), QUESTION, [Variant.baseline(), Variant.baseline("again")])
     assert len(steps) == 1
     assert steps[0].finished == [True, True]
     assert steps[0].texts == ["", ""]

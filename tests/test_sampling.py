@@ -186,3 +186,16 @@ def test_a_forbidden_token_is_no_overflow() -> None:
 def test_settings_out_of_range_name_the_number(settings: dict[str, float]) -> None:
     with pytest.raises(SteeringError, match=str(next(iter(settings.values())))):
         SamplingSettings(**settings)
+
+
+def test_a_row_that_has_ended_takes_nothing_from_the_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 3, 50, generator=generator)
+    settings = {"temperature": 1.0, "repetition_penalty": 1.5, "seed": 2}
+    whole, shrinking = sampler(3, **settings), sampler(3, **settings)
+    rows = [0, 1, 2]
+    for place, scores in enumerate(logits):
+        if place in (5, 12):
+            rows.remove(1 if place == 5 else 0)
+        expected = whole.choose(scores)
+        assert shrinking.choose(scores[rows], rows).tolist() == expected[rows].tolist()

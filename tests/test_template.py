@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,51 @@ def test_a_system_prompt_reaches_every_model(name: str, tiny: Tiny) -> None:
     if name in {"gemma", "gemma2", "gemma2-narrow", "mixtral"}:
         assert "Speak like a sailor.\n\nIs it raining?" in prompt
     assert told[0]["role"] == "system"
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_the_marks_of_a_thought_are_tokens_of_their_own(name: str, tiny: Tiny) -> None:
+    chat = tiny(name)
+    marks = chat.thought_marks
+    assert marks is not None
+    assert (marks.start, marks.end) == ("<think>", "</think>")
+    assert marks.start_tokens == [chat.tokenizer.convert_tokens_to_ids("<think>")]
+    assert chat.thought_end == [chat.tokenizer.convert_tokens_to_ids("</think>")]
+    assert chat.open_thought is False  # the prompt brings an empty thought
+    twin = ChatModel(chat.model, chat.tokenizer, chat.name, chat.label, thinking=True)
+    assert twin.open_thought is None
+    twin.thinking = False
+    assert twin.open_thought is False
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(THINKING)))
+def test_other_models_have_no_thought(name: str, tiny: Tiny) -> None:
+    assert tiny(name).thought_end is None
+    assert tiny(name).open_thought is False
+
+
+@pytest.mark.parametrize(
+    ("ending", "start", "end", "is_open"),
+    [
+        ("<think>\n", "<think>", "</think>", True),
+        ("<think>\n</think>", "<think>", "</think>", False),
+        ("[THINK]", "[THINK]", "[/THINK]", True),
+        ("<|START_THINKING|>", "<|START_THINKING|>", "<|END_THINKING|>", True),
+        ("<|begin_of_thought|>", "<|begin_of_thought|>", "<|end_of_thought|>", True),
+        ("", "<seed:think>", "</seed:think>", None),
+    ],
+)
+def test_a_thought_that_the_prompt_begins(ending: str, start: str, end: str, is_open: bool | None, tiny: Tiny) -> None:
+    tokenizer = copy.deepcopy(tiny("llama3").tokenizer)
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['content'].split('" + end + "')[-1] + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '" + ending + "' }}{% endif %}"
+    )
+    marks = template.thought_marks(tokenizer)
+    assert marks is not None
+    assert (marks.start, marks.end) == (start, end)
+    assert tokenizer.decode(marks.end_tokens) == end
+    assert template.open_thought(tokenizer, marks, thinking=True) is is_open
 
 
 class TestOddTemplates:
