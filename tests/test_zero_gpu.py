@@ -106,6 +106,14 @@ def test_long_work_crosses_whole(told: dict[str, Any]) -> None:
     assert told["search"]["places"] > 0
 
 
+def test_the_served_page_answers_with_the_one_model_there_is(told: dict[str, Any]) -> None:
+    served = told["served"]
+    assert len(served["texts"]) == 3
+    assert all(served["texts"])
+    assert [label.split()[0] for label, _ in served["choices"]] == ["qwen3"]
+    assert served["exchange"].startswith("This model is not offered here.")
+
+
 def test_errors_keep_their_sentences(told: dict[str, Any]) -> None:
     failures = told["failures"]
     assert "“too narrow” was made for a model of width 3" in failures["unfit"]

@@ -67,6 +67,7 @@ class Scheduler:
 
 SCHEDULER = Scheduler()
 client.schedule, client.release, client.allow = SCHEDULER.schedule, SCHEDULER.release, lambda token: None
+client.startup_report = lambda: None
 
 import torch  # noqa: E402
 
@@ -78,8 +79,10 @@ from steering.ui.best_search import BestRequest, Search  # noqa: E402
 from steering.ui.best_work import find_best  # noqa: E402
 from steering.ui.chat import FIRST_IDEA, Chat  # noqa: E402
 from steering.ui.engine import Engine, ModelOptions  # noqa: E402
-from steering.ui.layout import SETTINGS  # noqa: E402
+from steering.ui.layout import SETTINGS, page_options  # noqa: E402
 from steering.ui.make_work import Found, find  # noqa: E402
+from steering.ui.model_choice import ModelChoice  # noqa: E402
+from steering.ui.page import build_page  # noqa: E402
 from steering.ui.scope import parse  # noqa: E402
 from steering.ui.session import Session  # noqa: E402
 from steering.ui.turn import Tick, TurnRequest, turn_work  # noqa: E402
@@ -282,6 +285,27 @@ class Space:
             ended = type(error).__name__
         return {"places": maps[0].n_places, "ended": ended, "seconds": SCHEDULER.seconds[-1]}
 
+    def served(self) -> Any:
+        """The page itself, asked over HTTP: the process is forked from one of the server's threads."""
+        from gradio_client import Client
+
+        models = ModelChoice(self.engine, self.model.name, anything=True)
+        page = build_page(self.engine, models)
+        _, address, _ = page.queue().launch(
+            prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, ssr_mode=False, **page_options()
+        )
+        try:
+            answer = Client(address, verbose=False).predict(
+                "Rain?", idea=FIRST_IDEA, coefficient=0.5, max_new_tokens=24, api_name="/steer"
+            )
+        finally:
+            page.close()
+        return {
+            "texts": list(answer["texts"].values()),
+            "choices": models.choices(),
+            "exchange": models.exchange("bundled"),
+        }
+
     def failures(self) -> Any:
         def sentence(work: partial[None]) -> str:
             try:
@@ -342,8 +366,8 @@ class Space:
         return self.conversation(lambda: None)
 
 
-STAGES = ("turn", "preset", "stop", "closed", "live", "two", "leaks", "compute", "search", "failures", "killed",
-          "out_of_time")  # fmt: skip
+STAGES = ("turn", "preset", "stop", "closed", "live", "two", "leaks", "compute", "search", "served", "failures",
+          "killed", "out_of_time")  # fmt: skip
 
 
 def main() -> None:

@@ -67,7 +67,8 @@ def front_matter(readme: str) -> dict[str, Any]:
     try:
         head = yaml.safe_load(found[1])
     except yaml.YAMLError as error:
-        raise SteeringError(f"The head of README.md is not YAML: {error}. Correct it.") from error
+        where = " ".join(str(error).split())
+        raise SteeringError(f"The head of README.md is not YAML: {where}. Correct it.") from error
     if not isinstance(head, dict):
         raise SteeringError("The head of README.md is not a list of names with values. Write “sdk: gradio” and so on.")
     return head
