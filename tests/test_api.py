@@ -22,6 +22,8 @@ from steering.ui.api_directions import KeptDirections
 from steering.ui.api_steer import steer_endpoint
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.operator import Operator
+from steering.ui.turn import TurnRequest
+from steering.ui.worker import Reports
 
 PATIENCE = 60  # seconds
 
@@ -29,13 +31,13 @@ PATIENCE = 60  # seconds
 @pytest.fixture
 def engine(tiny: Callable[[str], ChatModel]) -> Engine:
     engine = Engine(ModelOptions())
-    engine.model = tiny("llama")
+    engine.model = tiny("llama3")
     return engine
 
 
-def direction_for(model: ChatModel, **card: Any) -> Direction:
-    vector = torch.arange(1, model.d_model + 1, dtype=torch.float32)
-    origin = {"model": model.name, "revision": model.revision, "n_layers": model.n_layers}
+def direction_for(made_for: ChatModel, **card: Any) -> Direction:
+    vector = torch.arange(1, made_for.d_model + 1, dtype=torch.float32)
+    origin = {"model": made_for.name, "revision": made_for.revision, "n_layers": made_for.n_layers}
     return Direction(vector, (vector / vector.norm())[None], 1, -1, 1.0, "a test", origin | card)
 
 
@@ -65,15 +67,23 @@ def test_a_direction_is_not_kept_longer_than_its_time(engine: Engine) -> None:
 # ---------------------------------------------------------------- steer
 
 
-def test_a_call_given_up_ends_the_work(engine: Engine) -> None:
+def test_a_call_given_up_ends_the_work(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = KeptDirections()
+    ask, submitted = engine.ask, list[Reports]()
+
+    def remember(request: TurnRequest) -> Reports:
+        submitted.append(ask(request))
+        return submitted[-1]
+
+    monkeypatch.setattr(engine, "ask", remember)
     replies = steer_endpoint(engine, kept, Operator())(
         "Hello", kept.add(direction_for(engine.ready_model())), coefficient=0.1, max_new_tokens=512
     )
     next(replies)
     replies.close()  # type: ignore[attr-defined]
-    afterwards = engine.worker.submit(lambda job: None)
-    assert afterwards.ended.wait(PATIENCE)
+    (job,) = submitted
+    assert job.stopped
+    assert job.ended.wait(PATIENCE)
     assert not engine.ready_model().lock.is_held
 
 

@@ -7,7 +7,8 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 def test_the_python_example_runs_and_gives_three_replies() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    section = README.read_text(encoding="utf-8").partition("## From Python\n")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
     assert len([line for line in example.splitlines() if line.strip()]) <= 12
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)

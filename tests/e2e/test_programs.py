@@ -10,6 +10,8 @@ import asyncio
 import base64
 import json
 import math
+import re
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -27,7 +29,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, Tool
 
 from benchmarks.running_app import PATIENCE as PATIENCE_SECONDS
-from benchmarks.running_app import Server
+from benchmarks.running_app import ROOT, Server
 from steering.contrast import ContrastSet
 from steering.interventions import Variant
 from steering.models import ChatModel
@@ -252,6 +254,17 @@ def test_calls_that_fit_no_endpoint(server: Server) -> None:
         "404",
         {"detail": "There is no such endpoint; there are /steer and /compute_direction."},
     )
+
+
+@pytest.mark.usefixtures("client")
+def test_the_readmes_call_without_a_client(server: Server) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## For programs\n")[2].partition("\n## ")[0]
+    (script,) = re.findall(r"```sh\n(.*?)```", section, flags=re.S)
+    script = script.replace("http://127.0.0.1:7860/", server.url).replace("}'", ', "max_new_tokens": 3}\'')
+    printed = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+    )
+    assert 'event: complete\ndata: [{"texts": ' in printed.stdout
 
 
 # ---------------------------------------------------------------- compute_direction
