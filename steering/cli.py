@@ -246,7 +246,8 @@ def _chat(options: argparse.Namespace) -> dict[str, Any] | None:
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
     from steering.ui.engine import Engine, ModelOptions
-    from steering.ui.recorded import record, recorded_ideas
+    from steering.ui.recorded import recorded_ideas
+    from steering.ui.recording import record
 
     if options.model != "bundled":
         raise SteeringError("Runs are recorded with the bundled model, which the page begins with. Leave --model out.")

@@ -9,22 +9,17 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from steering.contrast import PRESETS, preset_card, preset_names
+from steering.contrast import PRESETS, preset_names
 from steering.ui.columns import SETS
 from steering.ui.conversations import Turn
-
-if TYPE_CHECKING:
-    from steering.progress import Progress
-    from steering.ui.engine import Engine
 
 FOLDER = PRESETS / "recorded"
 COMMAND = "python -m steering record"
 # The first screen and what is one press away use harmless ideas; refusal is asked live or not at all.
 NOT_RECORDED = ("refusal", "refusing")
 COLUMNS = (*SETS["random"], *(column for column in SETS["prompted"] if column not in SETS["random"]))
-_KEPT = ("question", "columns", "replies", "log", "points_to", "settings")
+KEPT = ("question", "columns", "replies", "log", "points_to", "settings")
 
 
 def recorded_ideas() -> list[str]:
@@ -37,7 +32,7 @@ def recorded_turn(idea: str) -> Turn | None:
     """The recorded run of a preset, or None if there is none."""
     try:
         content = json.loads((FOLDER / f"{idea}.json").read_text(encoding="utf-8"))
-        turn = Turn(**{name: content[name] for name in _KEPT})
+        turn = Turn(**{name: content[name] for name in KEPT})
         likeliest = {
             (column, number): [(text, probability) for text, probability in words]
             for column, number, words in content["likeliest"]
@@ -45,69 +40,3 @@ def recorded_turn(idea: str) -> Turn | None:
     except (OSError, ValueError, TypeError, KeyError):  # absent or damaged: the page then begins empty
         return None
     return replace(turn, columns=tuple(turn.columns), likeliest=likeliest)
-
-
-def record(engine: Engine, idea: str, progress: Progress) -> Path:
-    """Write an idea's own question as the page does at its first settings, in five columns, and keep the run.
-
-    Call it on the thread that may use the model.
-
-    Raises:
-        SteeringError: if the idea is no preset, or the model is not the one the presets' directions are for.
-    """
-    turn = _written(engine, idea, progress)
-    content: dict[str, Any] = {name: getattr(turn, name) for name in _KEPT}
-    content["likeliest"] = [
-        [column, number, [[text, round(probability, 4)] for text, probability in words]]
-        for (column, number), words in sorted(turn.likeliest.items())
-    ]
-    model = engine.ready_model()
-    content["made"] = {"command": f"{COMMAND} {idea}", "model": model.name, "revision": model.revision}
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{idea}.json"
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    return path
-
-
-def _written(engine: Engine, idea: str, progress: Progress) -> Turn:
-    from steering.interventions import Dial
-    from steering.ui.chat import Chat
-    from steering.ui.ideas import preset_strength, prompt_of
-    from steering.ui.layout import SETTINGS
-    from steering.ui.scope import header, parse, state_line
-    from steering.ui.session import Session
-    from steering.ui.turn import TOLD, TurnRequest, run_turn, told
-
-    card = preset_card(idea)
-    session = Session("", idea)
-    request = TurnRequest(
-        idea=idea,
-        own=None,
-        histories=[[] for _ in COLUMNS],
-        question=card["example"],
-        dial=Dial(preset_strength(idea).start),
-        columns=COLUMNS,
-        prompt=prompt_of(idea, card["title"]),
-        **{name: SETTINGS[name] for name in TOLD},
-    )
-    turn = Turn(request.question, COLUMNS, [""] * len(COLUMNS), "", settings=told(request))
-    chat = Chat(engine)
-    run_turn(engine, request, lambda tick: chat.take(tick, turn), progress)
-    lines = []
-    for line in turn.log.splitlines(keepends=True):
-        if line.startswith("H|"):
-            run = parse(line)[0][1]
-            lines.append(
-                header(
-                    f"recorded {idea}",
-                    run["layers"],
-                    layer=run["layer"],
-                    max_new_tokens=run["max_new_tokens"],
-                    coefficient=run["coefficient"],
-                    recorded=f"{COMMAND} {idea}",
-                )
-            )
-        elif line.startswith("T|"):
-            lines.append(line)
-    turn.log = chat.names_line(session) + "".join(lines) + state_line("idle")
-    return turn
