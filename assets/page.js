@@ -213,11 +213,26 @@
   async function toClipboard(text) {
     try {
       await navigator.clipboard.writeText(text);
+      return true;
     } catch {
+      if (copiedTheOldWay(text)) return true;
       say('The browser did not let the page copy. Select the text instead.');
       return false;
     }
-    return true;
+  }
+
+  // A page over plain HTTP, as on a booth's own network, has no clipboard of the new kind.
+  function copiedTheOldWay(text) {
+    const before = document.activeElement;
+    const box = document.createElement('textarea');
+    box.value = text;
+    box.className = 'unseen';
+    document.body.append(box);
+    box.select();
+    const copied = document.execCommand('copy');
+    box.remove();
+    before?.focus({ preventScroll: true });
+    return copied;
   }
 
   // Say and show that a button did what it says: in its own words, or in those of the menu that it closed.

@@ -17,6 +17,13 @@ function forgetLikeliest() {
   lookKey = '';
 }
 
+const keptLikeliest = () => ({ likeliest, askedAt });
+
+function restoreLikeliest(kept) {
+  likeliest = new Map([...kept.likeliest, ...likeliest]);
+  askedAt = kept.askedAt;
+}
+
 function readLikeliest(record) {
   const bar = record.indexOf('|');
   likeliest.set(Number(record.slice(0, bar)), JSON.parse(record.slice(bar + 1)));

@@ -15,7 +15,7 @@ function sheetWords(series) {
     [`${idea.names.slice(1).join(' · ')} · ${whichWords(chosen(), series) || 'no token yet'}`, SHEET.pad, 54, 13, 400, colour.ink3, 'start'],
     [`The same, word by word: ${idea.names[shown]}`, SHEET.pad, top + 28, 15, 600, colour.ink, 'start'],
     ['last layer', SHEET.pad, top + SHEET.gap + 10, 12, 400, colour.ink3, 'start'],
-    ['first', SHEET.pad, top + SHEET.gap + SHEET.map - 12, 12, 400, colour.ink3, 'start'],
+    ['first', SHEET.pad, top + SHEET.gap + SHEET.map - 24, 12, 400, colour.ink3, 'start'],
     [plural(tokens[shown].length, 'token'), SHEET.width - SHEET.pad, top + 28, 13, 400, colour.ink3, 'end'],
   ];
   const inner = { width: SHEET.width - MARGIN.l - MARGIN.r, height: SHEET.chart - MARGIN.t - MARGIN.b };

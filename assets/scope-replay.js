@@ -80,7 +80,7 @@ function showFromTheStart() {
   const hands = ['wheel', 'touchstart', 'keydown', 'pointerdown'];
   const touch = () => { touched = true; };
   for (const kind of hands) addEventListener(kind, touch, { passive: true, once: true, capture: true });
-  for (const delay of [0, 120, 300, 600, 1000]) {
+  for (const delay of [0, 120, 300, 600, 1000, 2000]) {
     setTimeout(() => {
       if (touched || !isRecorded()) return;
       for (const log of document.querySelectorAll('.chat [role=log]')) log.scrollTop = 0;

@@ -99,17 +99,21 @@ function read(record) {
 
 function update() {
   const value = typeof props.value === 'string' ? props.value : '';
-  let from = log.length;
-  if (value !== log) endReplay();
-  if (!value.startsWith(log)) {
-    forget();
-    from = 0;
-  }
   const end = value.lastIndexOf('\n') + 1;
+  const grew = value.startsWith(log);
+  const fresh = value.slice(grew ? log.length : 0, end);
+  if (!grew || /^T\|/m.test(fresh)) endReplay();
+  const kept = { run: run && run.run, pinned, looked: keptLikeliest() };
+  if (!grew) forget();
+  const anew = !log || !grew;
   log = value.slice(0, end);
-  for (const record of value.slice(from, end).split('\n')) if (record) read(record);
+  for (const record of fresh.split('\n')) if (record) read(record);
   for (const which of columnList().slice(1)) findParting(which);
-  if (from === 0 && isRecorded()) showFromTheStart();
+  if (!grew && run && run.run === kept.run) {
+    pinned = kept.pinned; // the same run, told anew: what was being looked at stays
+    restoreLikeliest(kept.looked);
+  }
+  if (anew && isRecorded()) showFromTheStart();
   schedule();
 }
 
@@ -355,7 +359,7 @@ const plain = (text) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
 
 function layerTicks(layers) {
   if (!layers) return [];
-  const step = layers > 40 ? 8 : 4;
+  const step = layers > 40 || size.chart.width < 330 ? 8 : 4;
   const kept = [0, layers - 1];
   if (run.layer !== undefined && !kept.includes(run.layer)) kept.push(run.layer);
   for (let i = step; i < layers - 1; i += step) {
@@ -367,7 +371,7 @@ function layerTicks(layers) {
 function chartLayout(layers) {
   const colour = colours();
   const ticks = layerTicks(layers);
-  const axis = { zeroline: false, tickfont: { size: 12, color: colour.ink3 }, fixedrange: touch };
+  const axis = { zeroline: false, tickangle: 0, tickfont: { size: 12, color: colour.ink3 }, fixedrange: touch };
   const rows = [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1].filter((value) => value > lower && value < upper);
   return {
     margin: MARGIN, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
