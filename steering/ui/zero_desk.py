@@ -98,9 +98,11 @@ class ZeroJob(Job):
     def _call(self, slot: Slot) -> Any:
         """The generator on the GPU."""
         if self._function is turn_work and isinstance(self._arguments[0], TurnRequest):
-            for name in presets_in(self._arguments[0]):
+            needed = presets_in(self._arguments[0])
+            for name in needed:
                 self._engine.readable_direction(name)
-            return gpu_turn(self._arguments[0], slot, self._engine.known_directions)
+            known = {key: one for key, one in self._engine.known_directions.items() if key[2] in needed}
+            return gpu_turn(self._arguments[0], slot, known)
         seconds = SECONDS_OF_A_SEARCH if self._function in SEARCHES else SECONDS
         return gpu_work(self._function, tuple(self._arguments), slot, seconds)
 
