@@ -87,6 +87,7 @@ LAYERS = (
         "orthogonalize",
         "replies",
         "reply_batch",
+        "reply_steps",
         "sampling",
         "thoughts",
         "weight_edits",
