@@ -21,6 +21,8 @@ from steering.replies import Replies, ReplyRequest, out_of_memory
 if TYPE_CHECKING:
     from steering.models import ChatModel
 
+__all__ = ["Replies", "ReplyBatch", "ReplyRequest"]
+
 logger = logging.getLogger(__name__)
 
 

@@ -88,6 +88,7 @@ LAYERS = (
         "orthogonalize",
         "replies",
         "reply_batch",
+        "reply_steps",
         "row_cache",
         "sampling",
         "thoughts",
