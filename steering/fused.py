@@ -93,13 +93,14 @@ class FusedDecoder:
             cache, lengths = self._cache, self._cache.lengths
             longest = max(lengths) + 1
             cache.reserve(len(slots), longest)
-            cosines, sines = self._fused.angles(torch.tensor(lengths)[:, None])
-            write: Tensor | int = lengths[0]
-            mask = None
-            if min(lengths) + 1 < longest:
-                write = _write_index(cache, 0, torch.tensor(lengths)[:, None])
-                mask = _mask(torch.tensor(lengths)[:, None], longest, self.model.dtype)
-            place = Place(slice(0, len(slots)), longest, write, cosines, sines, mask)
+            positions = torch.tensor(lengths)[:, None]
+            cosines, sines = self._fused.angles(positions)
+            parts = cache.read_parts(0, len(slots), longest)
+            if min(lengths) + 1 == longest:
+                place = Place(*parts, cache.write_part(len(slots), lengths[0]), cosines, sines)
+            else:
+                mask = _mask(positions, longest, self.model.dtype)
+                place = Place(*parts, cache.write_index(0, positions), cosines, sines, mask)
             self._edits.refresh()
             hidden, newest = self._fused.run(ids[:, None], place, self._edits, cache)
             logits = self._fused.logits(hidden)
@@ -180,13 +181,12 @@ class FusedDecoder:
             cosines, sines = fused.angles(positions)
             causal = not any(done[:remaining])
             mask = None if causal else _mask(positions, longest, self.model.dtype)
-            write = _write_index(self._cache, self.n_rows, positions)
-            slots = slice(self.n_rows, self.n_rows + remaining)
+            parts = self._cache.read_parts(self.n_rows, remaining, longest)
+            write = self._cache.write_index(self.n_rows, positions)
+            place_of_pass = Place(*parts, write, cosines, sines, mask, causal)
             acting = edits if remaining == len(batch) else _edits_of(self.model, batch[:remaining])
             acting.refresh()
-            hidden, entering = fused.run(
-                ids, Place(slots, longest, write, cosines, sines, mask, causal), acting, self._cache
-            )
+            hidden, entering = fused.run(ids, place_of_pass, acting, self._cache)
             for place, count in enumerate(counts):
                 done[place] += count
                 if done[place] == ends[place]:
@@ -224,13 +224,6 @@ def _places(order: Sequence[int]) -> list[int]:
     for place, one in enumerate(order):
         places[one] = place
     return places
-
-
-def _write_index(cache: RowCache, first_slot: int, positions: Tensor) -> Tensor:
-    """Where keys and values at ``positions`` ``[rows, tokens]`` go; see `Place.write`."""
-    heads = cache.layers[0].shape[1]
-    rows = torch.arange(first_slot, first_slot + len(positions))[:, None, None]
-    return ((rows * heads + torch.arange(heads)) * cache.room + positions[:, :, None]).flatten()
 
 
 def _mask(positions: Tensor, longest: int, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ from steering.packed import PackedLinear
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
-    from steering.row_cache import RowCache
+    from steering.row_cache import RowCache, Strided
     from steering.stream_edits import StreamEdits
 
 PART_OF_FREE_MEMORY = 0.25
@@ -53,18 +53,19 @@ class Place:
     """Where the tokens of a pass stand: every row's in its slot of the cache, behind what it has read.
 
     Attributes:
-        slots: the slots of the rows, one after another.
-        longest: the longest row, the tokens of the pass included.
-        write: where keys and values go: the first dimension of a layer of the cache flattened to ``[-1, head_dim]``, in
-            the order row, token, head; or the one position in every slot.
+        keys, values: which part of a layer of the cache holds what the tokens may see, ``[rows, heads, longest,
+            head_dim]``, as size, strides and offset; one of these a layer is much cheaper than four slices.
+        write: where keys and values of the pass go: the first dimension of a layer of the cache flattened to
+            ``[-1, head_dim]``, in the order row, token, head; or the part of a layer, if that is one position in every
+            slot, ``[rows, heads, head_dim]``.
         cosines, sines: of the rotary angles, ``[rows, tokens, heads, head_dim]``; the sines signed as a rotation needs.
         mask: what is added to the attention's scores, ``[rows, 1, tokens, longest]``; None where nothing is hidden.
         causal: whether every row begins here, so that tokens see the ones before them in the pass and nothing else.
     """
 
-    slots: slice
-    longest: int
-    write: Tensor | int
+    keys: Strided
+    values: Strided
+    write: Tensor | Strided
     cosines: Tensor
     sines: Tensor
     mask: Tensor | None = None
@@ -102,27 +103,24 @@ class FusedLayer:
             # A value is turned by an angle of nothing.
             halves = heads.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
             heads = torch.addcmul(heads * place.cosines, halves, place.sines)
-        if isinstance(place.write, int):
-            cache[place.slots, :, place.write].copy_(heads[:, 0, self.heads :])
+        if isinstance(place.write, Tensor):
+            new = heads[:, :, self.heads :].reshape(-1, self.head_dim)
+            cache.view(-1, self.head_dim).index_copy_(0, place.write, new)
         else:
-            cache.view(-1, self.head_dim).index_copy_(
-                0, place.write, heads[:, :, self.heads :].reshape(-1, self.head_dim)
-            )
-        if place.causal:
-            query, key, value = heads.transpose(1, 2).split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-            mixed = scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=self.scale, enable_gqa=self.group > 1
-            )
-            return self.attention_output(mixed.transpose(1, 2).reshape(n * tokens, -1))
-        keys = cache[place.slots, : self.kv_heads, : place.longest]
-        values = cache[place.slots, self.kv_heads :, : place.longest]
+            cache.as_strided(*place.write).copy_(heads[:, 0, self.heads :])
         if tokens == 1:  # the query heads that share a key head are so many queries of it
             query = heads[:, 0, : self.heads].reshape(n, self.kv_heads, self.group, self.head_dim)
+            keys, values = cache.as_strided(*place.keys), cache.as_strided(*place.values)
             mixed = scaled_dot_product_attention(query, keys, values, attn_mask=place.mask, scale=self.scale)
             return self.attention_output(mixed.reshape(n, -1))
-        query = heads[:, :, : self.heads].transpose(1, 2)
+        heads = heads.transpose(1, 2)
+        query = heads[:, : self.heads]
+        if place.causal:
+            keys, values = heads[:, self.heads : -self.kv_heads], heads[:, -self.kv_heads :]
+        else:
+            keys, values = cache.as_strided(*place.keys), cache.as_strided(*place.values)
         mixed = scaled_dot_product_attention(
-            query, keys, values, attn_mask=place.mask, scale=self.scale, enable_gqa=self.group > 1
+            query, keys, values, place.mask, is_causal=place.causal, scale=self.scale, enable_gqa=self.group > 1
         )
         return self.attention_output(mixed.transpose(1, 2).reshape(n * tokens, -1))
 

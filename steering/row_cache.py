@@ -8,6 +8,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+Strided = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Size, strides and offset of a part of a tensor, as ``as_strided`` takes them."""
+
 _TOKEN_STEP = 128  # room grows by so many tokens at least
 
 
@@ -39,6 +42,30 @@ class RowCache:
             return
         new_slots = have if slots <= have else max(slots, have + have // 2)
         self._move(new_slots, room if tokens <= room else _rounded(max(tokens, room + room // 4)))
+
+    def read_parts(self, first: int, n: int, tokens: int) -> tuple[Strided, Strided]:
+        """The first tokens' keys in ``n`` slots from ``first`` on, and their values, in each layer alike.
+
+        ``[n, heads, tokens, head_dim]``.
+        """
+        head = self.room * self._head_dim
+        size, strides = (n, self._heads, tokens, self._head_dim), (2 * self._heads * head, head, self._head_dim, 1)
+        start = first * strides[0]
+        return (size, strides, start), (size, strides, start + self._heads * head)
+
+    def write_part(self, n: int, position: int) -> Strided:
+        """Keys and values at one position in the first ``n`` slots, ``[n, 2 * heads, head_dim]``, in each layer."""
+        head = self.room * self._head_dim
+        return (n, 2 * self._heads, self._head_dim), (2 * self._heads * head, head, 1), position * self._head_dim
+
+    def write_index(self, first: int, positions: Tensor) -> Tensor:
+        """Keys and values at ``positions`` ``[rows, tokens]`` of the slots from ``first`` on, in each layer alike.
+
+        Indices into the first dimension of a layer flattened to ``[-1, head_dim]``, in the order row, token, head.
+        """
+        rows = torch.arange(first, first + len(positions))[:, None, None]
+        heads = rows * 2 * self._heads + torch.arange(2 * self._heads)
+        return (heads * self.room + positions[:, :, None]).flatten()
 
     def leave(self, slots: Sequence[int]) -> list[int]:
         """Let slots go; the last ones move into the gaps. Says which slot each slot now in use was before."""

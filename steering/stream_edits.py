@@ -44,7 +44,7 @@ class StreamEdits:
         return self._basis is not None
 
     def acts_at(self, layer: int) -> bool:
-        """Whether more acts on what enters block ``layer`` than :meth:`written`, which acted on all it is made of."""
+        """Whether anything but :meth:`written`, which acts on all that it is made of, acts on what enters a block."""
         return layer in self._additions or bool(self._cappings) or self._affine is not None
 
     def refresh(self) -> None:

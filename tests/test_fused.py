@@ -309,7 +309,7 @@ def test_a_row_that_overflows_leaves_the_others_alone(taken: Tiny) -> None:
     chat = taken("yi")
     asked = prompts(chat)
     expected = alone(chat, asked[1], Variant.baseline(), 6)
-    overflowing = Variant.added(measured(chat), 1e38)
+    overflowing = Variant.added(measured(chat), 1e39)
     decoder = FusedDecoder(chat)
     logits = decoder.join([NewRow(asked[0], overflowing), NewRow(asked[1], Variant.baseline())])
     assert not logits[0].isfinite().all()

@@ -65,7 +65,8 @@ class Learnt:
 
 def presets_in(request: TurnRequest) -> list[str]:
     """The presets whose directions a turn needs."""
-    return [] if request.own is not None else [request.idea]
+    needed = [] if request.own is not None else [request.idea]
+    return needed + ([request.other.idea] if request.other is not None and request.other.own is None else [])
 
 
 def seconds_for_turn(request: TurnRequest, slot: Slot, known: Directions) -> int:

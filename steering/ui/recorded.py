@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 from steering.contrast import PRESETS, preset_names
 from steering.ui.columns import SETS
