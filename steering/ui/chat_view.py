@@ -45,7 +45,8 @@ class ChatView:
         turns = self.shown_turns(session)
         columns = session.columns
         panes: list[Messages] = [
-            [message for turn in turns for message in _messages(turn, column)] for column in columns
+            [message for turn in turns for message in _messages(turn, column, turn is session.live)]
+            for column in columns
         ]
         return *panes, *[[] for _ in range(len(PLACES) - len(panes))], session.log
 
@@ -162,7 +163,7 @@ def loading_line(loading: Loading | None) -> str:
     return state_line("loading", button=f"Loading… {loading.percent}%")
 
 
-def _messages(turn: Turn, column: str) -> Messages:
+def _messages(turn: Turn, column: str, is_live: bool) -> Messages:
     question: dict[str, Any] = {"role": "user", "content": as_text(turn.question)}
     if column not in turn.columns:
         return [question, {"role": "assistant", "content": NOT_ASKED}]
@@ -171,5 +172,6 @@ def _messages(turn: Turn, column: str) -> Messages:
     thought = turn.thoughts[place] if turn.thoughts else ""
     if not thought:
         return [question, answer]
-    folded = {"role": "assistant", "content": as_text(thought), "metadata": {"title": "Thought"}}
+    status = "pending" if is_live and not turn.replies[place] else "done"  # what is done folds by itself
+    folded = {"role": "assistant", "content": as_text(thought), "metadata": {"title": "Thought", "status": status}}
     return [question, folded, answer] if turn.replies[place] else [question, folded]
