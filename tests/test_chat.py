@@ -16,7 +16,8 @@ from steering.interventions import Ablation, AffineAblation, Capping, Dial
 from steering.models import ChatModel
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.chat_view import NOT_ASKED
-from steering.ui.columns import SETS
+from steering.ui.columns import SETS, THREE
+from steering.ui.conversations import Turn
 from steering.ui.desk import Desk
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.ideas import note_on
@@ -24,6 +25,7 @@ from steering.ui.layout import SETTINGS
 from steering.ui.methods import removed, taken_out, turned_up
 from steering.ui.scope import parse
 from steering.ui.session import OWN, Session, Sessions
+from steering.ui.turn import TurnWriter
 from steering.ui.worker import Job
 
 SHORT = SETTINGS | {"max_new_tokens": 8}
@@ -222,7 +224,7 @@ def test_two_visitors_at_once_get_what_each_gets_alone(chat: Chat) -> None:
 
 
 def test_who_waits_is_told_their_place(chat: Chat, engine: Engine, session: Session) -> None:
-    desk, engine.desk = engine.desk, Desk(engine, rows_at_most=3)
+    desk, engine.desk = engine.desk, Desk(engine, engine.worker, rows_at_most=3)
     try:
         other = Session("other", FIRST_IDEA)
         chat.accept(other, "What is snow?")
@@ -329,6 +331,31 @@ def test_what_could_have_been_said_is_there_for_every_token(chat: Chat, session:
             if text.strip() and text.isascii():  # other characters may come in several tokens
                 assert likeliest[0][0].strip() == text.strip(), "without a penalty the likeliest is what is said"
     assert turn.likeliest_at("added", 10_000) is None
+
+
+def test_a_thought_is_a_message_of_its_own_before_the_answer(chat: Chat, session: Session) -> None:
+    turn = Turn("Why?", THREE, ["Because.", "", "So <b>."], "", thoughts=["Let me see.", "Hm.", ""])
+    session.conversation(FIRST_IDEA).append(turn)
+    first, second, third = chat.view(session)[:3]
+    assert [message["content"] for message in first] == ["Why?", "Let me see.", "Because."]
+    assert first[1]["metadata"] == {"title": "Thought", "status": "done"}
+    assert [message["content"] for message in second] == ["Why?", "Hm."], "an answer that never came is not shown"
+    assert [message["content"] for message in third] == ["Why?", "So &lt;b&gt;."]
+    session.live, session.live_idea = Turn("And?", THREE, ["", "", ""], "", thoughts=["Hm.", "", ""]), FIRST_IDEA
+    assert chat.view(session)[0][-1]["metadata"]["status"] == "pending"
+
+
+@pytest.mark.parametrize("acts", ["both", "thought", "answer"])
+def test_where_a_direction_acts_reaches_the_engine(chat: Chat, session: Session, acts: str) -> None:
+    chat.accept(session, "What is rain?")
+    request = chat._request(session, session.pending, 1.0, SHORT | {"thinking": True, "thinking_acts": acts})
+    writer = TurnWriter(chat.engine, request, lambda tick: None, lambda *_: None)
+    baseline, ablated, added = writer.variants
+    assert (ablated.acts, added.acts) == (acts, acts)
+    assert baseline.acts == "both", "what has no interventions reads and writes as it is"
+    assert writer.asked().variants == writer.variants
+    assert chat.engine.ready_model().thinking
+    chat.engine.ready_model().thinking = False
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def newest(reply: Reply) -> Tick:
 
 def alone(engine: Engine, request: TurnRequest) -> list[str]:
     """The replies of a turn that nobody else's stood beside, in another desk of the same engine."""
-    return newest(Desk(engine, 24).ask(replace(request, owner=""))).texts
+    return newest(Desk(engine, engine.worker, 24).ask(replace(request, owner=""))).texts
 
 
 def test_visitors_share_a_batch_and_each_gets_what_they_get_alone(engine: Engine) -> None:
@@ -98,7 +98,7 @@ def test_visitors_share_a_batch_and_each_gets_what_they_get_alone(engine: Engine
 
 
 def test_who_finds_the_batch_full_waits_and_knows_their_place(engine: Engine) -> None:
-    engine.desk = Desk(engine, rows_at_most=4)
+    engine.desk = Desk(engine, engine.worker, rows_at_most=4)
     first = engine.desk.ask(a_request(engine, 0, max_new_tokens=400))
     second, third = (engine.desk.ask(a_request(engine, seed)) for seed in (1, 2))
     wait_for(first.started.is_set)
@@ -124,7 +124,7 @@ def test_long_work_that_lets_nobody_go_counts_as_one_before(engine: Engine) -> N
 
 
 def test_a_turn_larger_than_the_batch_is_let_in_alone(engine: Engine) -> None:
-    engine.desk = Desk(engine, rows_at_most=2)
+    engine.desk = Desk(engine, engine.worker, rows_at_most=2)
     request = a_request(engine, 0)
     assert newest(engine.desk.ask(request)).texts == alone(engine, request)
 

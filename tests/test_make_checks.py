@@ -24,7 +24,6 @@ from steering.figures import UNKNOWN, Figure
 from steering.models import ChatModel
 from steering.trust_card import TrustCard
 from steering.ui import make_card
-from steering.ui.ideas import strength_of
 from steering.ui.make_checks import (
     LONGEST_SENTENCE,
     LONGEST_SENTENCES,
@@ -42,6 +41,7 @@ from steering.ui.make_checks import (
 from steering.ui.make_results import result
 from steering.ui.make_work import load_direction, sound_card, write_files
 from steering.ui.session import Making
+from steering.ui.strengths import strength_of
 
 Tiny = Callable[[str], ChatModel]
 EVIL = "<img src=x onerror=alert(1)>"

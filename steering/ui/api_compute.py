@@ -22,10 +22,10 @@ from steering.ui.api_arguments import errors_as_sentences, shown, text, whole_nu
 from steering.ui.api_directions import KeptDirections
 from steering.ui.api_steer import SIGN_OF_LIFE
 from steering.ui.engine import Engine
-from steering.ui.ideas import strength_of
 from steering.ui.make_words import GONE
 from steering.ui.make_work import checked, direction_at, file_limits, find, token_counter
 from steering.ui.operator import Operator
+from steering.ui.strengths import strength_of
 from steering.ui.workbench import LONGEST_NAME
 from steering.ui.worker import Job
 

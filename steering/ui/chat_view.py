@@ -8,23 +8,13 @@ from typing import Any
 from steering.ui.columns import Heads, heads, knob_strengths
 from steering.ui.conversations import Turn
 from steering.ui.engine import Engine, Loading
-from steering.ui.ideas import (
-    Strength,
-    example_of,
-    idea_choices,
-    is_own,
-    note_on,
-    preset_card_of_direction,
-    preset_strength,
-    questions_of,
-    strength_of,
-    title_of,
-)
+from steering.ui.ideas import example_of, idea_choices, is_own, note_on, questions_of, title_of
 from steering.ui.layout import as_text
 from steering.ui.operator import Operator
 from steering.ui.recorded import recorded_turn
 from steering.ui.scope import PLACES, branch_line, columns_line, state_line
 from steering.ui.session import Session
+from steering.ui.strengths import Strength, preset_card_of_direction, preset_strength, strength_of
 
 Messages = list[dict[str, Any]]
 View = tuple[Any, ...]

@@ -12,13 +12,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from steering.ui.turn import TurnRequest, TurnWriter
-from steering.ui.worker import Job, Reports
+from steering.ui.turn import Models, TurnRequest, TurnWriter
+from steering.ui.worker import Job, Reports, Worker
 
 if TYPE_CHECKING:
     from steering.replies import Replies
     from steering.reply_batch import ReplyBatch
-    from steering.ui.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +59,14 @@ class Desk:
     """Answers visitors' questions, as many at a time as fit into a batch.
 
     Args:
+        engine: the owner of the model.
+        worker: in whose line replies stand.
         rows_at_most: how many rows are decoded together. A single turn of more is let in when it is alone.
     """
 
-    def __init__(self, engine: Engine, rows_at_most: int) -> None:
+    def __init__(self, engine: Models, worker: Worker, rows_at_most: int) -> None:
         self._engine = engine
+        self._worker = worker
         self._rows_at_most = rows_at_most
         self._change = threading.Lock()
         self._waiting: deque[Reply] = deque()
@@ -81,7 +83,7 @@ class Desk:
         with self._change:
             self._waiting.append(reply)
             if self._slice is None:
-                self._slice = self._engine.worker.submit_slice(self._write)
+                self._slice = self._worker.submit_slice(self._write)
         return reply
 
     def before(self, reply: Reply) -> int:
@@ -127,7 +129,7 @@ class Desk:
             logger.exception("The desk failed")
             self._end_all(error)
         with self._change:
-            self._slice = self._engine.worker.submit_slice(self._write)
+            self._slice = self._worker.submit_slice(self._write)
 
     def _let_in(self) -> None:
         """Begin the turns that wait, in their order, as far as there is room."""
@@ -144,7 +146,7 @@ class Desk:
         if self._batch is None or not self._running:
             return True
         # Another model came into use: what the old one is writing is finished first.
-        if self._batch.model is not self._engine.model:
+        if self._batch.model is not self._engine.ready_model():
             return False
         return self._batch.n_rows + rows <= self._rows_at_most
 

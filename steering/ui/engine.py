@@ -88,7 +88,7 @@ class Engine:
         self.options = options
         self.worker = worker or Worker()
         self._limits = limits or Limits()
-        self.desk = Desk(self, self._limits.rows)
+        self.desk = Desk(self, self.worker, self._limits.rows)
         self.model: ChatModel | None = None
         self.loading: Loading | None = None
         self.kept_search: KeptSearch | None = None

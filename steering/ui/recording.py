@@ -11,11 +11,12 @@ from steering.progress import Progress
 from steering.ui.chat import Chat
 from steering.ui.conversations import Turn
 from steering.ui.engine import Engine
-from steering.ui.ideas import preset_strength, prompt_of
+from steering.ui.ideas import prompt_of
 from steering.ui.layout import SETTINGS
 from steering.ui.recorded import COLUMNS, COMMAND, FOLDER, KEPT
 from steering.ui.scope import header, parse, state_line
 from steering.ui.session import Session
+from steering.ui.strengths import preset_strength
 from steering.ui.turn import TOLD, TurnRequest, run_turn, told
 
 

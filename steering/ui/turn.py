@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from steering.errors import SteeringError
 from steering.ui.columns import RANDOM, THREE, Asked, variant
@@ -18,10 +18,31 @@ if TYPE_CHECKING:
     from steering.generation import Step
     from steering.interventions import Dial
     from steering.kept_rows import KeptRows
+    from steering.models import ChatModel
     from steering.progress import Progress
     from steering.replies import Replies, ReplyRequest
-    from steering.ui.engine import Engine
     from steering.ui.worker import Job
+
+
+class Models(Protocol):
+    """What a turn needs of the model's owner, which is `engine.Engine`; all of it on the model's thread."""
+
+    @property
+    def kept_rows(self) -> KeptRows:
+        """Keys and values of visitors' last turns."""
+
+    def ready_model(self) -> ChatModel:
+        """The model in use; raises SteeringError if there is none."""
+
+    def preset_direction(self, name: str, progress: Progress) -> Direction:
+        """A preset's direction for it, found first if it must be."""
+
+    def random_twin(self, direction: Direction) -> Direction:
+        """A random direction of equal length."""
+
+    def points_to(self, direction: Direction) -> list[str]:
+        """The words that a direction itself points to."""
+
 
 TICKS_PER_SECOND = 12
 LARGEST_COEFFICIENT = 100.0
@@ -125,10 +146,10 @@ class TurnWriter:
     """
 
     def __init__(
-        self, engine: Engine, request: TurnRequest, report: Callable[[Tick], None], progress: Progress
+        self, engine: Models, request: TurnRequest, report: Callable[[Tick], None], progress: Progress
     ) -> None:
         from steering.interventions import Dial
-        from steering.ui.ideas import strength_of
+        from steering.ui.strengths import strength_of
 
         self.request = request
         self._engine = engine
@@ -279,13 +300,13 @@ def _acting(variant: Any, where: str) -> Any:
     return replace(variant, acts=where) if variant.interventions else variant
 
 
-def turn_work(engine: Engine, request: TurnRequest, job: Job) -> None:
+def turn_work(engine: Models, request: TurnRequest, job: Job) -> None:
     """Write the replies of one turn by themselves for a job; runs on the model's thread."""
     run_turn(engine, request, job.report, job.progress, lambda: job.stopped)
 
 
 def run_turn(
-    engine: Engine,
+    engine: Models,
     request: TurnRequest,
     report: Callable[[Tick], None],
     progress: Progress,
