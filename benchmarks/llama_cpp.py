@@ -27,7 +27,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
 
-
 WORKER = "worker"
 
 

@@ -11,7 +11,6 @@ from torch.nn.functional import linear
 
 from steering.packed import PackedLinear, packed_linear
 
-
 _SMALL_BATCH = 12  # rows; up to here a copy of the weights is worth its memory
 
 
