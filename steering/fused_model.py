@@ -145,7 +145,6 @@ class FusedModel:
         body: Any = model.model.model
         config = model.config
         linears = linear_layers(model)
-        self._signature = _signature(linears, model)
         self.dtype = model.dtype
         size = sum(layer.weight.nbytes for layer in linears)
         reordered = (
@@ -154,7 +153,7 @@ class FusedModel:
             and size < PART_OF_FREE_MEMORY * free_memory(torch.device("cpu"))
         )
         ropes = getattr(config, "no_rope_layers", None) or [1] * len(body.layers)
-        with torch.inference_mode():
+        with torch.inference_mode(False), torch.no_grad():  # some tensors become buffers of the model's own layers
             self.layers = [
                 FusedLayer(block, bool(rope), reordered) for block, rope in zip(body.layers, ropes, strict=True)
             ]
@@ -163,6 +162,7 @@ class FusedModel:
         self._embedding = body.embed_tokens.weight
         self._rotary = body.rotary_emb
         self._tables: tuple[Tensor, Tensor] | None = None
+        self._signature = _signature(linears, model)
 
     def is_current(self, model: ChatModel) -> bool:
         """Whether the model's weights are still those that copies were made of."""

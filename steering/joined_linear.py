@@ -11,17 +11,19 @@ from torch.nn.functional import linear
 
 from steering.packed import PackedLinear, packed_linear
 
+_SMALL_BATCH = 12  # rows; up to here a copy of the weights is worth its memory
+
 
 class JoinedLinear:
     """The answers of several linear layers to the same rows, side by side.
 
     Few rows are answered by the packed weights where every layer has some; else the layers' own weights answer, which
-    are read where they are.
+    are read where they are, or a copy of them.
 
     Args:
         layers: linear layers with inputs of the same width.
-        reordered: keep a copy of bfloat16 weights in the order in which oneDNN reads them fastest. It does not follow
-            changes of the weights.
+        reordered: keep a copy of bfloat16 weights in the order in which oneDNN reads them fastest (for few rows in 0.7
+            of the time), unless packed weights answer small batches anyway. It does not follow changes of the weights.
     """
 
     def __init__(self, layers: Sequence[nn.Linear], *, reordered: bool) -> None:
@@ -36,7 +38,7 @@ class JoinedLinear:
         self._joined: Tensor | None = None
         if all(isinstance(layer, PackedLinear) for layer in layers):
             self._join_packed([cast(PackedLinear, layer) for layer in layers])
-        if reordered:
+        if reordered and self._packed_rows < _SMALL_BATCH:
             joint = torch.cat([weight.detach() for weight in self._weights])
             self._joined = cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(joint, None))
 

@@ -119,11 +119,12 @@ class RowCache:
             self._move(needed, longest)
 
     def _move(self, slots: int, room: int) -> None:
-        used, length = len(self.lengths), max(self.lengths, default=0)
+        """Take new memory, with all of the old that fits: rows that are being read have no length yet."""
+        slots_kept, room_kept = min(slots, self.layers[0].shape[0]), min(room, self.room)
         moved = []
         for layer in self.layers:
             new = layer.new_zeros(slots, 2 * self._heads, room, self._head_dim)
-            new[:used, :, :length].copy_(layer[:used, :, :length])
+            new[:slots_kept, :, :room_kept].copy_(layer[:slots_kept, :, :room_kept])
             moved.append(new)
         self.layers = moved
 

@@ -196,6 +196,21 @@ def test_a_second_turn_goes_on_from_what_is_kept(taken: Tiny, name: str) -> None
     assert written(second, logits, 8) == written(whole, logits, 8)
 
 
+def test_a_kept_row_survives_that_a_longer_one_is_read_beside_it(taken: Tiny) -> None:
+    chat = taken("llama2")
+    generator = torch.Generator().manual_seed(0)
+    short, long = (torch.randint(10, 200, (n,), generator=generator).tolist() for n in (700, LONGEST_PIECE + 200))
+    first = FusedDecoder(chat)
+    first.step(first.join([NewRow(short, Variant.baseline())]).argmax(dim=-1))
+    kept = first.kept(0)
+    again = [*kept.tokens, 4, 5]
+    decoder = FusedDecoder(chat)
+    logits = decoder.join([NewRow(long, Variant.baseline()), NewRow(again, Variant.baseline(), kept=kept)])
+    for place, prompt in enumerate((long, again)):
+        expected, _ = Replay(chat).read(prompt, Variant.baseline())
+        torch.testing.assert_close(logits[place], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_rows_join_and_leave_and_nobody_notices(taken: Tiny) -> None:
     chat = taken("smollm3")
     variants, asked = steered(chat), prompts(chat)
@@ -372,6 +387,7 @@ def test_the_packed_weights_are_joined_without_a_copy(bundled: ChatModel) -> Non
     if not isinstance(attention.q_proj, PackedLinear):
         pytest.skip("this processor has no packed kernel")
     joined = fused_model(bundled).layers[3].query_key_value
+    assert fused_model(bundled).layers[3].query_key_value is joined
     layers = [attention.q_proj, attention.k_proj, attention.v_proj]
     for n_rows in (1, 3, 40):
         rows = torch.randn(n_rows, bundled.d_model, generator=torch.Generator().manual_seed(n_rows)).bfloat16()
