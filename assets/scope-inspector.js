@@ -150,7 +150,7 @@ function wroteWords(number, found) {
     .map((which) => `${idea.short[which]} ${shownCosine(tokens[which][number - 1], layer)}`);
   const nodes = [part('b', '', `Along the direction at layer ${layer}: `), values.join(' · ')];
   if (found && found.points_to && found.points_to.length) {
-    nodes.push(document.createElement('br'), part('b', '', 'By itself it points to: '), found.points_to.slice(0, 8).map((text) => quoted(String(text))).join(', '));
+    nodes.push(document.createElement('br'), part('b', '', 'At the beginning of an answer it makes likelier: '), found.points_to.slice(0, 8).map((text) => quoted(String(text))).join(', '));
   }
   return nodes;
 }

@@ -6,31 +6,42 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steering.architectures import final_logits
+from steering.decoder_choice import decoder_for
+from steering.decoders import NewRow
+from steering.variants import Variant
 
 if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.models import ChatModel
 
 WORDS = 8
+QUESTIONS = ("What is gravity?", "How do I bake bread?", "Describe my street.")
 
 
-def words_pointed_to(model: ChatModel, direction: Direction, n: int = WORDS) -> list[str]:
-    """The words whose next-token logits adding r raises most, if nothing but the output matrix came after it.
+def words_made_likelier(
+    model: ChatModel, direction: Direction, coefficient: float, questions: tuple[str, ...] = QUESTIONS, n: int = WORDS
+) -> list[str]:
+    """The words that adding a direction makes likelier as the first of an answer, the mean over everyday questions.
 
-    W_U · norm(r), the "logit lens" of a direction (nostalgebraist 2020): a hint, no more, for later blocks read r too.
-    Only tokens with a letter in them count, each word once.
+    Measured on the model, by what share of the probability a word gains. (What the direction points to through the
+    output matrix alone is noise in small models: later blocks read it first.) Only tokens with a letter count.
 
     Returns:
-        At most ``n`` words, the most raised first.
+        At most ``n`` different words, the one that gains most first.
+
+    Raises:
+        DirectionError: if the direction does not fit the model.
     """
-    norm = model.architecture.final_norm
-    weight = next(norm.parameters())
+    prompts = [model.encode([{"role": "user", "content": question}]) for question in questions]
+    variants = (Variant.baseline(), Variant.added(direction, coefficient))
+    logits = decoder_for(model).join([NewRow(prompt, variant) for prompt in prompts for variant in variants])
     with torch.inference_mode():
-        logits = final_logits(model.model, norm(direction.vector.to(weight.device, model.dtype)[None, None]))[0, 0]
+        shares = logits.float().softmax(dim=-1)
+        gained = (shares[1::2] - shares[::2]).mean(dim=0)
+        likeliest = gained.topk(min(16 * n, len(gained)))
     words: list[str] = []
-    for token in logits.float().topk(min(16 * n, logits.shape[-1])).indices.tolist():
+    for gain, token in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
         word = model.tokenizer.decode([token]).strip()
-        if any(map(str.isalpha, word)) and word.casefold() not in (known.casefold() for known in words):
+        if gain > 0 and any(map(str.isalpha, word)) and word not in words:
             words.append(word)
     return words[:n]

@@ -71,9 +71,8 @@ class Chat(ChatView):
             yield self.view(session)
             return
         idea, columns = session.idea, session.columns
-        session.live = live = Turn(
-            question, columns, [""] * len(columns), self.names_line(session) + state_line("prefill")
-        )
+        beginning = self.names_line(session) + self.branches_line(session) + state_line("prefill")
+        session.live = live = Turn(question, columns, [""] * len(columns), beginning)
         session.live_idea = idea
         session.log = live.log
         running: RunningTurn | None = None

@@ -23,7 +23,7 @@ class Turn:
         log: how they were written, as the page is drawn from it (`scope`).
         note: what to say of it at the end.
         likeliest: by column and token number, from 1: what could have been said there.
-        points_to: the words that the direction itself points to.
+        points_to: the words that the direction makes likelier at the beginning of an answer.
         settings: what it was written with, for whoever takes the run home.
     """
 

@@ -18,6 +18,7 @@ import psutil
 from steering.errors import SteeringError
 from steering.ui.desk import Desk
 from steering.ui.limits import Limits
+from steering.ui.strengths import strength_of
 from steering.ui.worker import Job, Reports, Worker
 
 if TYPE_CHECKING:
@@ -264,11 +265,12 @@ class Engine:
         return self._random_twins.setdefault(direction, random_twin(direction))
 
     def points_to(self, direction: Direction) -> list[str]:
-        """The words that a direction itself points to; call it on the worker's thread."""
-        from steering.explain import words_pointed_to
+        """The words that a direction makes likelier, turned up as its slider begins; call it on the worker's thread."""
+        from steering.explain import words_made_likelier
 
         if direction not in self._points_to:
-            self._points_to[direction] = words_pointed_to(self.ready_model(), direction)
+            start = strength_of(direction).start
+            self._points_to[direction] = words_made_likelier(self.ready_model(), direction, start)
         return self._points_to[direction]
 
     @cached_property

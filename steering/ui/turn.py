@@ -41,7 +41,7 @@ class Models(Protocol):
         """A random direction of equal length."""
 
     def points_to(self, direction: Direction) -> list[str]:
-        """The words that a direction itself points to."""
+        """The words that a direction makes likelier."""
 
 
 TICKS_PER_SECOND = 12
