@@ -6,7 +6,7 @@ const PATIENCE = 20000; // ms until a question that nobody answered is called on
 const look = element.querySelector('#sc-look');
 const lookColumns = element.querySelector('#sc-look-columns');
 
-let likeliest = new Map(); // by number: {columns, points_to, message}
+let likeliest = new Map(); // by number: {columns, message}
 let askedAt = new Map(); // by number: when the server was asked
 let lookKey = '';
 let opener = null;
@@ -74,7 +74,7 @@ function fillLook(number, waits) {
   put(find('sc-look-words'), lookWords(number, found, waits));
   lookColumns.replaceChildren(...(found && found.columns ? found.columns.slice(0, columnCount()).map((column, which) => lookColumn(column, which, number)) : []));
   const wrote = find('sc-look-wrote');
-  wrote.replaceChildren(...wroteWords(number, found));
+  wrote.replaceChildren(...wroteWords(number));
   for (const button of look.querySelectorAll('[data-step]')) {
     const next = number + Number(button.dataset.step);
     button.setAttribute('aria-disabled', String(next < 1 || next > longest()));
@@ -143,16 +143,12 @@ function lookRow(text, share, said) {
 const visible = (text) => text.trim() || (text.includes('\n') ? '↵' : text ? '␣' : '…');
 const percent = (share) => (share > 0 && share < 0.01 ? '<1%' : `${Math.round(share * 100)}%`);
 
-// What the direction wrote at this token: how far each answer points along it, and which words it speaks for by itself.
-function wroteWords(number, found) {
+// What the direction wrote at this token: how far each answer points along it.
+function wroteWords(number) {
   const layer = run.layer ?? pinned.layer;
   const values = columnList().filter((which) => tokens[which][number - 1])
     .map((which) => `${idea.short[which]} ${shownCosine(tokens[which][number - 1], layer)}`);
-  const nodes = [part('b', '', `Along the direction at layer ${layer}: `), values.join(' · ')];
-  if (found && found.points_to && found.points_to.length) {
-    nodes.push(document.createElement('br'), part('b', '', 'At the beginning of an answer it makes likelier: '), found.points_to.slice(0, 8).map((text) => quoted(String(text))).join(', '));
-  }
-  return nodes;
+  return [part('b', '', `Along the direction at layer ${layer}: `), values.join(' · ')];
 }
 
 function step(by) {

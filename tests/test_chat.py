@@ -318,7 +318,6 @@ def test_a_column_that_was_not_asked_says_so(chat: Chat, session: Session) -> No
 def test_what_could_have_been_said_is_there_for_every_token(chat: Chat, session: Session) -> None:
     ask(chat, session, "What is rain?", settings=SHORT | {"repetition_penalty": 1.0})
     (turn,) = session.conversation(FIRST_IDEA).turns
-    assert turn.points_to
     for column, name in enumerate(turn.columns):
         texts = [token[2] for kind, token in parse(session.log) if kind == "T" and token[1] == column]
         for number, text in enumerate(texts, 1):

@@ -124,7 +124,7 @@ def test_branches_are_read_back() -> None:
 
 @given(st.text(max_size=8), st.floats(0, 1), st.integers(1, 999))
 def test_what_might_have_been_said_is_read_back(token: str, share: float, number: int) -> None:
-    line = likeliest_line(number, [[(token, share), ("|", 0.0)], None], [token])
+    line = likeliest_line(number, [[(token, share), ("|", 0.0)], None])
     assert len(line.splitlines()) == 1
     [(kind, (read_number, content))] = parse(line)
     assert (kind, read_number) == ("P", number)
@@ -133,14 +133,13 @@ def test_what_might_have_been_said_is_read_back(token: str, share: float, number
     assert read_share == pytest.approx(share, abs=1e-5)
     assert other == ["|", 0.0]
     assert content["columns"][1] is None
-    assert content["points_to"] == [token]
     assert "message" not in content
 
 
 def test_why_nothing_can_be_said_of_a_token_is_a_sentence() -> None:
     [(_, (number, content))] = parse(likeliest_line(4, [], message="The model is another one now."))
     assert number == 4
-    assert content == {"columns": [], "points_to": [], "message": "The model is another one now."}
+    assert content == {"columns": [], "message": "The model is another one now."}
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r", "\u2028", "\x85", "\x1c", "|", "%"])

@@ -179,7 +179,6 @@ class Chat(ChatView):
         """Write a tick into the turn."""
         live.log += tick.lines
         if tick.started:
-            live.points_to = tick.points_to
             live.log += state_line("prefill")
             return
         live.replies, live.thoughts = tick.texts, tick.thoughts

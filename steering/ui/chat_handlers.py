@@ -149,10 +149,10 @@ class ChatHandlers:
         session = self.sessions.of(request)
         turns = self.chat.shown_turns(session)
         if not turns:
-            return likeliest_line(number, [None] * len(session.columns), [])
+            return likeliest_line(number, [None] * len(session.columns))
         turn = turns[-1]
         found = [turn.likeliest_at(column, number) for column in session.columns]
-        return likeliest_line(number, found, turn.points_to)
+        return likeliest_line(number, found)
 
     # ------------------------------------------------------------------ going back
 

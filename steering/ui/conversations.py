@@ -23,7 +23,6 @@ class Turn:
         log: how they were written, as the page is drawn from it (`scope`).
         note: what to say of it at the end.
         likeliest: by column and token number, from 1: what could have been said there.
-        points_to: the words that the direction makes likelier at the beginning of an answer.
         settings: what it was written with, for whoever takes the run home.
     """
 
@@ -34,7 +33,6 @@ class Turn:
     thoughts: list[str] = field(default_factory=list)
     note: str = ""
     likeliest: dict[tuple[int, int], Likeliest] = field(default_factory=dict, repr=False)
-    points_to: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
     def reply_of(self, column: str) -> str:

@@ -18,7 +18,6 @@ import psutil
 from steering.errors import SteeringError
 from steering.ui.desk import Desk
 from steering.ui.limits import Limits
-from steering.ui.strengths import strength_of
 from steering.ui.worker import Job, Reports, Worker
 
 if TYPE_CHECKING:
@@ -97,7 +96,6 @@ class Engine:
         self._change = threading.Lock()
         self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
         self._random_twins: WeakKeyDictionary[Direction, Direction] = WeakKeyDictionary()
-        self._points_to: WeakKeyDictionary[Direction, list[str]] = WeakKeyDictionary()
 
     def load(self, source: str, label: str, revision: str | None = None) -> bool:
         """Begin to load a model; False if another is on its way already.
@@ -160,7 +158,6 @@ class Engine:
             self.model, self.loading, self.kept_search = model, None, None
             self._stands_in = stands_in
             self._directions.clear()
-            self._points_to.clear()
             self._random_twins.clear()
         gc.collect()
         if torch.cuda.is_available():
@@ -263,15 +260,6 @@ class Engine:
         from steering.ui.columns import random_twin
 
         return self._random_twins.setdefault(direction, random_twin(direction))
-
-    def points_to(self, direction: Direction) -> list[str]:
-        """The words that a direction makes likelier, turned up as its slider begins; call it on the worker's thread."""
-        from steering.explain import words_made_likelier
-
-        if direction not in self._points_to:
-            start = strength_of(direction).start
-            self._points_to[direction] = words_made_likelier(self.ready_model(), direction, start)
-        return self._points_to[direction]
 
     @cached_property
     def kept_rows(self) -> KeptRows:

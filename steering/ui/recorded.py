@@ -18,7 +18,7 @@ COMMAND = "python -m steering record"
 # The first screen and what is one press away use harmless ideas; refusal is asked live or not at all.
 NOT_RECORDED = ("refusal", "refusing")
 COLUMNS = (*SETS["random"], *(column for column in SETS["prompted"] if column not in SETS["random"]))
-KEPT = ("question", "columns", "replies", "log", "points_to", "settings")
+KEPT = ("question", "columns", "replies", "log", "settings")
 
 
 def recorded_ideas() -> list[str]:

@@ -18,7 +18,7 @@ line                                         meaning
                                              cosines x 127, one a layer (`token_line`)
 ``C|number|coefficient``                     the strength was moved before this token (`coefficient_line`)
 ``B|current|count``                          which branch of the conversation is in view (`branch_line`)
-``P|number|{json}``                          what each answer might have said at a token: ``columns, points_to``
+``P|number|{json}``                          what each answer might have said at a token: ``columns, message``
                                              (`likeliest_line`); also understood as the value of ``#looked``
 ===========================================  =======================================================================
 
@@ -185,22 +185,19 @@ def branch_line(current: int, count: int) -> str:
 def likeliest_line(
     number: int,
     columns: Sequence[Sequence[tuple[str, float]] | None],
-    points_to: Sequence[str] = (),
     *,
     message: str = "",
 ) -> str:
     """What each answer might have said at token ``number``, from 1.
 
     columns: for each column the likeliest tokens with their probabilities (0 to 1), likeliest first; None where the
-    answer had already ended. points_to: the tokens that the direction itself makes likelier, the strongest first.
-    message: a sentence to show instead, for example why the model cannot say it now; ``columns`` is empty then.
+    answer had already ended. message: a sentence to show instead, for example why the model cannot say it now; ``columns`` is empty then.
     """
     content: dict[str, Any] = {
         "columns": [
             None if likeliest is None else {"likeliest": [[text, round(float(share), 5)] for text, share in likeliest]}
             for likeliest in columns
         ],
-        "points_to": list(points_to),
         **({"message": message} if message else {}),
     }
     return f"P|{number}|{json.dumps(content, separators=(',', ':'))}\n"

@@ -40,9 +40,6 @@ class Models(Protocol):
     def random_twin(self, direction: Direction) -> Direction:
         """A random direction of equal length."""
 
-    def points_to(self, direction: Direction) -> list[str]:
-        """The words that a direction makes likelier."""
-
 
 TICKS_PER_SECOND = 12
 LARGEST_COEFFICIENT = 100.0
@@ -125,7 +122,6 @@ class Tick:
     thoughts: list[str] = field(default_factory=list)
     n_tokens: list[int] = field(default_factory=list)
     likeliest: dict[tuple[int, int], Likeliest] = field(default_factory=dict)
-    points_to: list[str] = field(default_factory=list)
     rate: float | None = None
     left_out: int = 0
     started: bool = False
@@ -152,7 +148,6 @@ class TurnWriter:
         from steering.ui.strengths import strength_of
 
         self.request = request
-        self._engine = engine
         self.model = model = engine.ready_model()
         if request.expects not in (None, (model.name, model.revision)):
             raise SteeringError(EXCHANGED)
@@ -237,7 +232,7 @@ class TurnWriter:
             max_new_tokens=request.max_new_tokens,
             coefficient=self.dial.value,
         )
-        self._report(Tick(started, started=True, layer=layer, points_to=self._engine.points_to(self.direction)))
+        self._report(Tick(started, started=True, layer=layer))
 
     def take(self, step: Step) -> None:
         """Take up one step of all columns; reports a tick about twelve times a second."""
