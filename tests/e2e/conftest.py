@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from driving import PATIENCE, set_number, wait_until_ready
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from benchmarks.running_app import CHROMIUM_OPTIONS, Server, chromium_path, start_server
 
@@ -57,6 +57,7 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE / 4)  # as what the pages themselves wait for
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=chromium_path(playwright), args=CHROMIUM_OPTIONS)
         yield chromium

@@ -103,8 +103,8 @@ def test_phone(open_page: OpenPage) -> None:
     expect(look.locator(".look-column")).to_have_count(4)
     box = look.bounding_box()
     assert box is not None
-    assert box["x"] <= 0
-    assert box["width"] >= 390
+    assert box["x"] == 0
+    assert box["width"] == page.evaluate("document.documentElement.clientWidth")
     assert abs(box["y"] + box["height"] - 844) <= 1
     assert box["height"] < 844 * 0.9
     assert sideways(page) <= 0

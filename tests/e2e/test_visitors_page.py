@@ -40,10 +40,9 @@ def log_of_turns(server: Server) -> list[dict[str, str]]:
 
 
 def test_four_visitors_with_four_ideas(exact_server: Server, open_page: OpenPage) -> None:
-    pages = {title: open_page(at=exact_server, short=False) for title in IDEAS}
+    pages = {title: open_page(at=exact_server) for title in IDEAS}
     alone = {}
     for title, page in pages.items():
-        set_number(page, "Longest answer", 60)
         choose_idea(page, title)
         alone[title] = ask(page, QUESTION)
         page.locator("#clear").click()
