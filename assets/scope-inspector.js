@@ -35,6 +35,10 @@ document.addEventListener('steering-looked', (event) => {
   schedule();
 });
 
+// One question at a time: of answers that come together, only the last would reach the page.
+const overdue = (number) => performance.now() - askedAt.get(number) > PATIENCE;
+const isAsking = () => [...askedAt.keys()].some((number) => !likeliest.has(number) && !overdue(number));
+
 // Called at every drawing: opens, closes, asks and fills.
 function drawLook() {
   if (!pinned || !run) {
@@ -43,7 +47,7 @@ function drawLook() {
   }
   const number = pinned.place + 1;
   const waits = RUNNING.includes(state.state);
-  if (!likeliest.has(number) && !askedAt.has(number) && !waits) {
+  if (!likeliest.has(number) && !askedAt.has(number) && !waits && !isAsking()) {
     askedAt.set(number, performance.now());
     trigger('select', { number });
     setTimeout(() => { lookKey = ''; schedule(); }, PATIENCE + 50);
@@ -65,6 +69,7 @@ function openLook() {
 function closeLook() {
   const hadFocus = look.contains(document.activeElement);
   look.hidden = true;
+  for (const number of askedAt.keys()) if (!likeliest.has(number) && overdue(number)) askedAt.delete(number);
   if (hadFocus) (opener && opener.isConnected ? opener : box).focus({ preventScroll: true });
 }
 
@@ -84,7 +89,7 @@ function fillLook(number, waits) {
 function lookWords(number, found, waits) {
   if (found && found.message) return found.message;
   if (!found && waits) return 'Follows when the answers are written.';
-  if (!found && performance.now() - (askedAt.get(number) || 0) > PATIENCE) return 'The model did not say. Close this and press the word again.';
+  if (!found && askedAt.has(number) && overdue(number)) return 'The model did not say. Close this and press the word again.';
   if (!found) return 'Asking the model…';
   const part = parts[0];
   return part >= 0 && number > part + 1

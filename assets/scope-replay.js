@@ -74,18 +74,24 @@ const covers = () => columnList().map((column) => {
   return { column, cover: pane && pane.querySelector('.replayed'), asked: questions.length ? questions[questions.length - 1].textContent.trim() : '' };
 });
 
-// Gradio scrolls a conversation to its end when it comes; a recorded one is read from its beginning.
+// Gradio scrolls a conversation to its end when it comes, and a short one again at any later news of it, some seconds
+// after; a recorded one is read from its beginning. Until someone scrolls by hand, what goes to the very end is Gradio.
+let hold = null;
+
 function showFromTheStart() {
-  let touched = false;
-  const hands = ['wheel', 'touchstart', 'keydown', 'pointerdown'];
-  const touch = () => { touched = true; };
-  for (const kind of hands) addEventListener(kind, touch, { passive: true, once: true, capture: true });
-  for (const delay of [0, 120, 300, 600, 1000, 2000]) {
-    setTimeout(() => {
-      if (touched || !isRecorded()) return;
-      for (const log of document.querySelectorAll('.chat [role=log]')) log.scrollTop = 0;
-    }, delay);
+  const logs = '.chat [role=log]';
+  if (hold) hold.abort();
+  hold = new AbortController();
+  const { signal } = hold;
+  const options = { signal, passive: true, capture: true };
+  for (const kind of ['wheel', 'touchstart', 'keydown', 'pointerdown']) {
+    addEventListener(kind, (event) => { if (event.target.closest?.('#panes')) hold.abort(); }, options);
   }
+  addEventListener('scroll', ({ target: log }) => {
+    if (!isRecorded()) hold.abort();
+    else if (log.matches?.(logs) && log.scrollTop + log.clientHeight > log.scrollHeight - 2) log.scrollTop = 0;
+  }, options);
+  for (const log of document.querySelectorAll(logs)) log.scrollTop = 0;
 }
 
 document.addEventListener('click', (event) => {

@@ -103,9 +103,8 @@ function update() {
   const grew = value.startsWith(log);
   const fresh = value.slice(grew ? log.length : 0, end);
   if (!grew || /^T\|/m.test(fresh)) endReplay();
-  const kept = { run: run && run.run, pinned, looked: keptLikeliest() };
+  const kept = { run: run && run.run, columns: columnCount(), pinned, looked: keptLikeliest() };
   if (!grew) forget();
-  const anew = !log || !grew;
   log = value.slice(0, end);
   for (const record of fresh.split('\n')) if (record) read(record);
   for (const which of columnList().slice(1)) findParting(which);
@@ -113,7 +112,7 @@ function update() {
     pinned = kept.pinned; // the same run, told anew: what was being looked at stays
     restoreLikeliest(kept.looked);
   }
-  if (anew && isRecorded()) showFromTheStart();
+  if (isRecorded() && (run.run !== kept.run || columnCount() !== kept.columns)) showFromTheStart();
   schedule();
 }
 

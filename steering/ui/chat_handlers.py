@@ -72,7 +72,8 @@ class ChatHandlers:
         parts.reset_settings.click(lambda: list(SETTINGS.values()), None, self.settings, **QUICK)
         parts.model.input(self.exchange, [parts.model], [parts.model_status], **QUICK)
         use.click(self.use_own, [parts.message], [*self._chosen, parts.idea, parts.tabs], **QUICK)
-        parts.scope.select(self.look_at, None, [parts.looked], **QUICK)
+        # The page asks one at a time, and its next question must not be dropped because the last is just ending.
+        parts.scope.select(self.look_at, None, [parts.looked], **QUICK, trigger_mode="multiple")
         self._attach_carried()
         self._attach_watch(page)
 

@@ -232,8 +232,9 @@ def build_layout(
     )
 
 
-# What a handler's ``js=`` does with a text that it was given: copy or save it, and say so.
-COPY_LINK = "(text) => { steeringPage.copy(text, 'share'); }"
+# What a handler's ``js=`` does with a text that it was given: copy or save it, and say so. Only the browser knows the
+# address that a link without one leads to.
+COPY_LINK = "(text) => { steeringPage.copy(new URL(text, location.href).href, 'share'); }"
 COPY_MARKDOWN = "(text) => { steeringPage.copy(text, 'copy-markdown'); }"
 SAVE_RUN = "(text) => { steeringPage.save('steering-run.json', text, 'application/json'); }"
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from driving import PATIENCE, set_number, wait_until_ready
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from benchmarks.running_app import CHROMIUM_OPTIONS, Server, chromium_path, start_server
 
@@ -34,7 +34,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def exact_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One in float32, where a reply is the same whoever shares its batch; the rows of four visitors fill that."""
+    running = start_server(tmp_path_factory.mktemp("exact") / "app.log", "--dtype", "float32", "--rows", "12")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """``own_server("--model", …)`` starts a server for one test."""
+    started: list[Server] = []
+
+    def start(*options: str) -> Server:
+        started.append(start_server(tmp_path / f"app-{len(started)}.log", *options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE / 4)  # as what the pages themselves wait for
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=chromium_path(playwright), args=CHROMIUM_OPTIONS)
         yield chromium
@@ -69,9 +92,10 @@ class Watch:
 
 @pytest.fixture
 def open_page(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
-    """``open_page(width=1360, height=900, at=server, ready=True, short=True)`` opens a page of its own context.
+    """``open_page(width=1360, height=900, at=server, link="", ready=True, short=True)`` opens a page in a new context.
 
-    ``ready`` waits for the model; ``short`` sets the longest answer to 24 tokens. A problem on any of the pages, or a
+    ``link`` is the address's part behind the question mark; ``ready`` waits for the model; ``short`` sets the longest
+    answer to 24 tokens. A problem on any of the pages, or a
     traceback in the server's log, fails the test; a test that failed leaves a screenshot of each page.
     """
     opened: list[tuple[Page, Watch]] = []
@@ -79,7 +103,13 @@ def open_page(browser: Browser, server: Server, request: pytest.FixtureRequest) 
     servers: list[Server] = [server]
 
     def open_one(
-        *, width: int = 1360, height: int = 900, at: Server | None = None, ready: bool = True, short: bool = True
+        *,
+        width: int = 1360,
+        height: int = 900,
+        at: Server | None = None,
+        link: str = "",
+        ready: bool = True,
+        short: bool = True,
     ) -> Page:
         target = at or server
         if target not in servers:
@@ -91,7 +121,7 @@ def open_page(browser: Browser, server: Server, request: pytest.FixtureRequest) 
         watch.follow(context)
         page = context.new_page()
         opened.append((page, watch))
-        page.goto(target.url)
+        page.goto(f"{target.url}?{link}" if link else target.url)
         page.wait_for_selector("#ask")
         if ready:
             wait_until_ready(page)

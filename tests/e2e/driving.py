@@ -5,14 +5,19 @@ Everything here waits for a state of the page, never for a length of time.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page
 
 from benchmarks.running_app import PATIENCE as PATIENCE_SECONDS
 from benchmarks.running_app import set_number, wait_for_state, wait_until_ready, with_settings
 
-PANES = ("baseline", "ablated", "added")
+PLACES = ("baseline", "ablated", "added", "fourth", "fifth")
+PANES = PLACES[:3]
 PATIENCE = PATIENCE_SECONDS * 1000  # Playwright counts in milliseconds
 RUNNING = ("prefill", "running")
 
@@ -38,6 +43,20 @@ def wait_for_questions(page: Page, count: int) -> None:
         arg=count,
         timeout=PATIENCE,
     )
+
+
+def wait_for_example(page: Page) -> None:
+    """Wait until the recorded run of the idea in view stands in the panes, drawn to its end."""
+    page.wait_for_function(
+        "document.querySelector('#status-words').textContent.startsWith('Recorded example.')"
+        " && Number(document.querySelector('#scope').dataset.tokens) > 0",
+        timeout=PATIENCE,
+    )
+
+
+def wait_for_columns(page: Page, count: int) -> None:
+    """Wait until this many answers stand side by side."""
+    page.locator(f'#panes[data-columns="{count}"]').wait_for(timeout=PATIENCE)
 
 
 # ---------------------------------------------------------------- doing
@@ -96,6 +115,41 @@ def choose_idea(page: Page, title: str) -> None:
     )
 
 
+def choose_columns(page: Page, label: str) -> None:
+    """Choose what to compare with."""
+    page.locator("#beside label").filter(has_text=re.compile(f"^\\s*{re.escape(label)}\\s*$")).click()
+
+
+def press_word(page: Page, pane: str, word: str) -> None:
+    """Press the first place in a pane's newest answer that reads ``word``."""
+    place = page.locator(f"#pane-{pane} .bot .message-content").last.evaluate(
+        """(answer, word) => {
+          const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT);
+          while (walker.nextNode()) {
+            const at = walker.currentNode.data.indexOf(word);
+            if (at < 0) continue;
+            const range = document.createRange();
+            range.setStart(walker.currentNode, at);
+            range.setEnd(walker.currentNode, at + word.length);
+            answer.scrollIntoView({ block: 'nearest' });
+            const box = range.getBoundingClientRect();
+            return [box.left + box.width / 2, box.top + box.height / 2];
+          }
+        }""",
+        word,
+    )
+    page.mouse.click(*place)
+
+
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until the focus is on what ``selector`` names."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"60 times Tab did not lead to {selector}")
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -109,9 +163,47 @@ def replies(page: Page, pane: str) -> list[str]:
     return _texts(page, f"#pane-{pane} .bot .message-content")
 
 
-def answers(page: Page) -> list[str]:
+def answers(page: Page, panes: Sequence[str] = PANES) -> list[str]:
     """The newest answer of each pane; "" where there is none."""
-    return [(replies(page, pane) or [""])[-1] for pane in PANES]
+    return [(replies(page, pane) or [""])[-1] for pane in panes]
+
+
+def pane_names(page: Page) -> list[str]:
+    """What stands over the panes that are shown."""
+    return page.locator("#panes .pane-name:visible").all_inner_texts()
+
+
+def take(page: Page, button: str) -> None:
+    """Press a button of the menu “Take it with you”."""
+    page.locator("#take summary").click()
+    page.locator(button).click()
+
+
+def read_run(page: Page) -> dict[str, Any]:
+    """The run as the page gives it away, downloaded and parsed."""
+    with page.expect_download() as download:
+        take(page, "#save-run")
+    run: dict[str, Any] = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    return run
+
+
+def parting_marks(page: Page) -> dict[str, tuple[str, str]]:
+    """For each pane with a mark where its answer leaves the others: the text before the mark, and the marked word."""
+    found: dict[str, list[str]] = page.evaluate("""() => {
+      const found = {};
+      for (const [name, mark] of CSS.highlights) {
+        if (!name.startsWith('part-')) continue;
+        for (const range of mark) {
+          const before = document.createRange();
+          before.selectNodeContents(range.startContainer.parentElement.closest('.message-content'));
+          before.setEnd(range.startContainer, range.startOffset);
+          const pane = range.startContainer.parentElement.closest('.pane').id.replace('pane-', '');
+          found[pane] = [before.toString(), range.toString()];
+        }
+      }
+      return found;
+    }""")
+    return {pane: (before, word) for pane, (before, word) in found.items()}
 
 
 def _texts(page: Page, selector: str) -> list[str]:
@@ -150,13 +242,19 @@ def sideways(page: Page) -> int:
 __all__ = [
     "PANES",
     "PATIENCE",
+    "PLACES",
     "answers",
     "ask",
     "begin",
     "chart_lines",
+    "choose_columns",
     "choose_idea",
     "choose_setting",
+    "pane_names",
+    "parting_marks",
+    "press_word",
     "questions",
+    "read_run",
     "replies",
     "set_number",
     "set_strength",
@@ -165,6 +263,10 @@ __all__ = [
     "sideways",
     "status",
     "stop",
+    "tab_to",
+    "take",
+    "wait_for_columns",
+    "wait_for_example",
     "wait_for_new_run",
     "wait_for_questions",
     "wait_for_state",
