@@ -252,6 +252,7 @@ def test_an_edit_asks_from_an_earlier_question_and_both_branches_stay(chat: Chat
     assert "Question 1 of 2" in session.log
     ask(chat, session, "What is hail?")
     assert [turn.question for turn in conversation.turns] == ["What is hail?"]
+    assert dict(parse(session.log))["B"] == (2, 2)
     assert dict(parse(chat.rest_log(session)))["B"] == (2, 2)
     chat.go_branch(session, -1)
     assert conversation.turns == before

@@ -111,7 +111,7 @@ class Chat(ChatView):
             session.unanswered = question
             session.conversation(idea).tidy()
         if session.idea == idea:
-            session.log = live.log
+            session.log = live.log + self.branches_line(session)
         yield self.view(session)
 
     @staticmethod

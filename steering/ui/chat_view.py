@@ -69,11 +69,8 @@ class ChatView:
         """The log of the newest turn of the idea in view, or of nothing yet."""
         if session.live and session.live_idea == session.idea:
             return session.live.log
-        conversation = session.conversation(session.idea)
         turns = self.shown_turns(session)
-        beginning = self.names_line(session)
-        if len(conversation.branches) > 1:
-            beginning += branch_line(conversation.current + 1, len(conversation.branches))
+        beginning = self.names_line(session) + self.branches_line(session)
         if turns:
             return beginning + turns[-1].log_of(session.columns)
         return beginning + state_line("idle", self._note(session))
@@ -113,6 +110,12 @@ class ChatView:
             end=strength.end,
             dose=strength.dose,
         )
+
+    def branches_line(self, session: Session) -> str:
+        """The log's line with the conversation's branches; none where there is only one."""
+        conversation = session.conversation(session.idea)
+        count = len(conversation.branches)
+        return branch_line(conversation.current + 1, count) if count > 1 else ""
 
     def strength(self, session: Session, idea: str | None = None) -> Strength:
         """The slider's range for an idea, by default the one in view, and the model in use."""
