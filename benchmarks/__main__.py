@@ -16,6 +16,8 @@ BENCHMARKS = (
     "subspace",
     "refusal",
     "page_latency",
+    "page_load",
+    "lighthouse",
     "memory",
 )
 

@@ -28,6 +28,7 @@ Nothing in the log is ever markup: the script decodes it and writes it with ``te
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,7 +192,8 @@ def likeliest_line(
     """What each answer might have said at token ``number``, from 1.
 
     columns: for each column the likeliest tokens with their probabilities (0 to 1), likeliest first; None where the
-    answer had already ended. message: a sentence to show instead, for example why the model cannot say it now; ``columns`` is empty then.
+    answer had already ended. message: a sentence to show instead, for example why the model cannot say it now;
+    ``columns`` is empty then.
     """
     content: dict[str, Any] = {
         "columns": [
@@ -257,8 +259,12 @@ def build_scope(value: str) -> gr.HTML:
 
 
 def asset_url(name: str) -> str:
-    """Address of a public file, relative to the page, so that it also holds behind a proxy with a path of its own."""
-    return f"gradio_api/file={(ASSETS / name).as_posix()}"
+    """Address of a public file, relative to the page, so that it also holds behind a proxy with a path of its own.
+
+    It carries a hash of the file, so that a browser may keep it (`steering.ui.delivery`).
+    """
+    version = hashlib.sha256((ASSETS / name).read_bytes()).hexdigest()[:16]
+    return f"gradio_api/file={(ASSETS / name).as_posix()}?v={version}"
 
 
 # One program in parts, in this order: the last one starts it.

@@ -11,6 +11,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from steering.ui.api import APP_OPTIONS
+from steering.ui.delivery import Delivery
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.gpu import ZERO_GPU
 from steering.ui.guard import Guard
@@ -64,7 +65,11 @@ def serve(arguments: list[str] | None = None) -> None:
         show_error=False,
         footer_links=["api"],
         prevent_thread_lock=True,
-        app_kwargs={**APP_OPTIONS, "routes": served, "middleware": [Middleware(Guard, operator=operator)]},
+        app_kwargs={
+            **APP_OPTIONS,
+            "routes": served,
+            "middleware": [Middleware(Guard, operator=operator), Middleware(Delivery)],
+        },
         mcp_server=True,
         **page_options(),
     )
