@@ -17,7 +17,7 @@ from steering.models import ChatModel
 from steering.ui.columns import SETS
 from steering.ui.desk import Desk, Reply
 from steering.ui.engine import Engine, ModelOptions
-from steering.ui.turn import Tick, TurnRequest
+from steering.ui.turn import Tick, TurnRequest, TurnWriter
 from steering.ui.worker import Job
 
 PATIENCE = 60
@@ -216,6 +216,20 @@ def test_the_next_turn_goes_on_from_what_was_kept_and_a_leaver_gives_it_back(eng
     wait_for(lambda: engine.kept_rows.nbytes > kept)
     engine.forget("visitor 0")
     assert engine.kept_rows.nbytes == 0
+
+
+def test_a_turn_of_nobody_keeps_nothing_and_ends(engine: Engine) -> None:
+    """As those of programs and of the blind test, which have no next one."""
+    assert newest(engine.desk.ask(a_request(engine, 0, owner=""))).texts
+    assert engine.kept_rows.nbytes == 0
+
+
+def test_a_fault_at_a_turns_end_leaves_nobody_waiting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TurnWriter, "keep", lambda *_: 1 / 0)
+    first, second = (engine.desk.ask(a_request(engine, visitor)) for visitor in (0, 1))
+    for reply in (first, second):
+        with pytest.raises(ZeroDivisionError):
+            list(reply.reports())
 
 
 def test_a_fault_of_the_desk_itself_leaves_nobody_waiting(engine: Engine) -> None:

@@ -188,12 +188,16 @@ class Desk:
     def _finish(self, running: _Running, error: BaseException | None = None) -> None:
         """Let a turn go, keep its keys and values for the next one, and tell its reader."""
         self._running.remove(running)
-        running.writer.flush()
-        if self._batch is not None:
-            self._batch.leave(running.replies)
-            running.writer.keep(running.replies, self._engine.kept_rows)
-        if error is None and not running.reply.stopped:
-            self._durations.append(time.monotonic() - running.writer.start)
+        try:
+            running.writer.flush()
+            if self._batch is not None:
+                self._batch.leave(running.replies)
+                running.writer.keep(running.replies, self._engine.kept_rows)
+            if error is None and not running.reply.stopped:
+                self._durations.append(time.monotonic() - running.writer.start)
+        except BaseException as fault:
+            running.reply.end(fault)  # or its reader would wait for ever
+            raise
         running.reply.end(error)
 
     def _end_all(self, error: BaseException) -> None:
