@@ -63,7 +63,9 @@ WATCH = """() => {
     for (const entry of list.getEntries()) {
       if (entry.hadRecentInput) continue;
       seen.shift += entry.value;
-      for (const { node } of entry.sources) seen.moved.push(String(node?.id || node?.parentElement?.id || node?.nodeName));
+      for (const { node } of entry.sources) {
+        seen.moved.push(String(node?.id || node?.parentElement?.id || node?.nodeName));
+      }
     }
   }).observe({ type: 'layout-shift', buffered: true });
   new PerformanceObserver((list) => { seen.paint = list.getEntries().at(-1).startTime; })
