@@ -15,6 +15,16 @@
     if (spoken) spoken.textContent = words;
   };
 
+  // -------------------------------------------------------------- a link to other columns
+
+  // What the page opens with would jump when they come; it is not shown before, nor for long if they never do.
+  const linked = new URLSearchParams(location.search).get('beside');
+  const arrived = () => page.removeAttribute('data-arriving');
+  if (linked && linked !== 'three') {
+    page.setAttribute('data-arriving', '');
+    setTimeout(arrived, 8000);
+  }
+
   // -------------------------------------------------------------- colours
 
   const isDark = () => document.body.classList.contains('dark');
@@ -289,6 +299,7 @@
     latest = event.detail;
     showState();
     if (event.detail.what === 'idea') {
+      if (columns() !== 3) arrived();
       showStrength();
       shareOut();
       nameGroup();

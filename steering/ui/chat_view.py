@@ -49,12 +49,13 @@ class ChatView:
         return [example] if example else list(turns)
 
     def example(self, session: Session) -> Turn | None:
-        """The recorded run that stands where nothing was asked yet, if there is one for the model in use."""
+        """The recorded run that stands where nothing was asked yet, if there is one for the model and columns in use."""
         conversation = session.conversation(session.idea)
         if conversation.was_used or conversation.turns or is_own(session.idea):
             return None
         model = self.engine.model
-        return recorded_turn(session.idea) if model is None or model.name == "bundled" else None
+        turn = recorded_turn(session.idea) if model is None or model.name == "bundled" else None
+        return turn if turn and set(turn.columns) & set(session.columns) else None
 
     def rest_log(self, session: Session) -> str:
         """The log of the newest turn of the idea in view, or of nothing yet."""
