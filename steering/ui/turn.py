@@ -197,10 +197,12 @@ class TurnWriter:
         )
 
     def keep(self, replies: Replies, kept_rows: KeptRows) -> None:
-        """Keep the keys and values of a turn that has left its batch for the visitor's next one."""
+        """Keep the keys and values of a turn that has left its batch for the visitor's next one, if it has an owner."""
+        if not replies.request.keeps:
+            return
         rows = zip(self.request.columns, replies.keep(), replies.conditions, strict=True)
         for column, row, condition in rows:
-            if row is not None and self.request.owner:
+            if row is not None:
                 kept_rows.put(self.request.owner, self._row_name(column), condition, row)
 
     def _row_name(self, column: str) -> str:
