@@ -224,9 +224,11 @@ def serve(notes_path: str, options: list[str]) -> None:
     """Run the program, and write down each step."""
     from steering.ui import serve as program
 
-    with Path(notes_path).open("a", buffering=1, encoding="utf-8") as notes:
-        with noted(lambda note: notes.write(json.dumps([note.time, note.tokens, note.strength]) + "\n") and None):
-            program.serve(options)
+    with (
+        Path(notes_path).open("a", buffering=1, encoding="utf-8") as notes,
+        noted(lambda note: notes.write(json.dumps([note.time, note.tokens, note.strength]) + "\n") and None),
+    ):
+        program.serve(options)
 
 
 def on_the_page(moves: int, stops: int, tokens: int) -> Measured:

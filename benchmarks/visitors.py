@@ -168,8 +168,8 @@ def _report_waits(visitors: int, pairs: Sequence[tuple[Waits, Waits]]) -> None:
         print(f"| {place + 1} | {first[0]:.2f} | {first[1]:.2f} | {whole[0]:.2f} | {whole[1]:.2f} |")
     last = [max(one) for one in zip(*wholes, strict=True)]
     print(
-        f"\nWhole reply on average {mean(one for one, _ in wholes):.2f} s together, {mean(one for _, one in wholes):.2f} "
-        f"s in a queue; the last of them after {last[0]:.2f} s and {last[1]:.2f} s."
+        f"\nWhole reply on average {mean(one for one, _ in wholes):.2f} s together, "
+        f"{mean(one for _, one in wholes):.2f} s in a queue; the last of them after {last[0]:.2f} s and {last[1]:.2f} s."
     )
     words = "reached" if later_first == 0 and last[0] <= last[1] else "**missed**"
     print(
