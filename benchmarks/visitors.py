@@ -169,7 +169,8 @@ def _report_waits(visitors: int, pairs: Sequence[tuple[Waits, Waits]]) -> None:
     last = [max(one) for one in zip(*wholes, strict=True)]
     print(
         f"\nWhole reply on average {mean(one for one, _ in wholes):.2f} s together, "
-        f"{mean(one for _, one in wholes):.2f} s in a queue; the last of them after {last[0]:.2f} s and {last[1]:.2f} s."
+        f"{mean(one for _, one in wholes):.2f} s in a queue; "
+        f"the last of them after {last[0]:.2f} s and {last[1]:.2f} s."
     )
     words = "reached" if later_first == 0 and last[0] <= last[1] else "**missed**"
     print(
