@@ -69,14 +69,19 @@ class ChatView:
         """The log of the newest turn of the idea in view, or of nothing yet."""
         if session.live and session.live_idea == session.idea:
             return session.live.log
-        conversation = session.conversation(session.idea)
         turns = self.shown_turns(session)
-        beginning = self.names_line(session)
-        if len(conversation.branches) > 1:
-            beginning += branch_line(conversation.current + 1, len(conversation.branches))
+        beginning = self.beginning(session)
         if turns:
             return beginning + turns[-1].log_of(session.columns)
         return beginning + state_line("idle", self._note(session))
+
+    def beginning(self, session: Session) -> str:
+        """What a log of the idea in view begins with: the columns, and which branch this is if there are others."""
+        conversation = session.conversation(session.idea)
+        names = self.names_line(session)
+        if len(conversation.branches) == 1:
+            return names
+        return names + branch_line(conversation.current + 1, len(conversation.branches))
 
     def _note(self, session: Session) -> str:
         """What to know of the idea in view on the model in use before asking."""
