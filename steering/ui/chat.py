@@ -13,7 +13,7 @@ from steering.ui.chat_view import ChatView, View
 from steering.ui.columns import BOTH, PROMPTED, SETS
 from steering.ui.conversations import Turn
 from steering.ui.ideas import fits_model, is_own, prompt_of, title_of
-from steering.ui.scope import queued_message, state_line
+from steering.ui.scope import branch_line, queued_message, state_line
 from steering.ui.session import Session
 from steering.ui.turn import OtherIdea, Tick, TurnRequest, checked_coefficient, told
 from steering.ui.worker import Reports
@@ -71,8 +71,9 @@ class Chat(ChatView):
             yield self.view(session)
             return
         idea, columns = session.idea, session.columns
-        beginning = self.names_line(session) + self.branches_line(session) + state_line("prefill")
-        session.live = live = Turn(question, columns, [""] * len(columns), beginning)
+        session.live = live = Turn(
+            question, columns, [""] * len(columns), self.beginning(session) + state_line("prefill")
+        )
         session.live_idea = idea
         session.log = live.log
         running: RunningTurn | None = None
@@ -108,7 +109,9 @@ class Chat(ChatView):
             session.conversation(idea).append(live, self.operator.limits.turns)
         else:
             session.unanswered = question
-            session.conversation(idea).tidy()
+            conversation = session.conversation(idea)
+            conversation.tidy()
+            live.log += branch_line(conversation.current + 1, len(conversation.branches))
         if session.idea == idea:
             session.log = live.log
         yield self.view(session)

@@ -62,17 +62,18 @@ class ChatView:
         if session.live and session.live_idea == session.idea:
             return session.live.log
         turns = self.shown_turns(session)
-        beginning = self.names_line(session) + self.branches_line(session)
+        beginning = self.beginning(session)
         if turns:
             return beginning + turns[-1].log_of(session.columns)
         return beginning + state_line("idle", self._note(session))
 
-    @staticmethod
-    def branches_line(session: Session) -> str:
-        """The log's line about the branches of the conversation in view; "" where there is one alone."""
+    def beginning(self, session: Session) -> str:
+        """What a log of the idea in view begins with: the columns, and which branch this is if there are others."""
         conversation = session.conversation(session.idea)
-        n_branches = len(conversation.branches)
-        return branch_line(conversation.current + 1, n_branches) if n_branches > 1 else ""
+        names = self.names_line(session)
+        if len(conversation.branches) == 1:
+            return names
+        return names + branch_line(conversation.current + 1, len(conversation.branches))
 
     def _note(self, session: Session) -> str:
         """What to know of the idea in view on the model in use before asking."""

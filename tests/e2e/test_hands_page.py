@@ -104,7 +104,7 @@ def test_phone(open_page: OpenPage) -> None:
     box = look.bounding_box()
     assert box is not None
     assert box["x"] == 0
-    assert box["width"] == page.evaluate("document.documentElement.clientWidth")
+    assert box["width"] == page.evaluate("document.body.getBoundingClientRect().width")
     assert abs(box["y"] + box["height"] - 844) <= 1
     assert box["height"] < 844 * 0.9
     assert sideways(page) <= 0
