@@ -58,7 +58,7 @@ class ChatView:
         return [example] if example else list(turns)
 
     def example(self, session: Session) -> Turn | None:
-        """The recorded run that stands where nothing was asked yet, if there is one for the model and columns in use."""
+        """The recorded run that stands where nothing was asked yet, if the model and columns in use have one."""
         conversation = session.conversation(session.idea)
         if conversation.was_used or conversation.turns or is_own(session.idea):
             return None

@@ -48,6 +48,7 @@ def recorded(states: States) -> None:
     states.look("recorded")
     page.locator("#recorded summary").click()
     states.look("how it was made")
+    page.locator("#recorded summary").click()  # on a phone it lies over the other menu
     page.locator("#take summary").click()
     states.look("take it with you")
     page.locator("#take summary").click()
