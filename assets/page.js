@@ -391,6 +391,8 @@
       header.removeAttribute('tabindex');
     });
     document.querySelectorAll('.thought-group .title').forEach((title) => set(title, 'aria-expanded', String(title.classList.contains('expanded'))));
+    // Its label is not shown, and Gradio then gives it none.
+    set(document.querySelector('#model-status textarea'), 'aria-label', 'About this model');
     set(find('branch-back'), 'aria-label', 'The branch before');
     set(find('branch-on'), 'aria-label', 'The branch after');
     const drawer = find('settings');
