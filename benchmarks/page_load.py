@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 from benchmarks.machine import print_machine
 from benchmarks.running_app import (
     CHROMIUM_OPTIONS,
+    PATIENCE,
     ask,
     chromium_path,
     set_number,
@@ -149,14 +150,15 @@ def _open(browser: Browser, address: str, measured: Measured) -> Page:
     context.add_init_script(f"({WATCH})()")
     measured.watch(context, urlsplit(address).netloc)
     page = context.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
     page.goto(address)
-    page.wait_for_function("window.seen.text && window.seen.chart")
     wait_until_ready(page)
     return page
 
 
 def _visit(browser: Browser, address: str, measured: Measured) -> None:
     page = _open(browser, address, measured)
+    page.wait_for_function("window.seen.text && window.seen.chart")
     measured.shifts(SHIFTS[0], page)
     seen = page.evaluate("seen")  # before anything is pressed: the largest paint ends with that
     for name, moment in ((TEXT, seen["text"]), (CHART, seen["chart"]), (PAINT, seen["paint"])):
