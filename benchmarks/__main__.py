@@ -15,8 +15,12 @@ BENCHMARKS = (
     "sounds_like_ai",
     "subspace",
     "refusal",
+    "visitors",
+    "first_token",
     "page_latency",
+    "live_control",
     "memory",
+    "soak",
 )
 
 

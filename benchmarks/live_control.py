@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ class Measured:
 
     def take(self, notes: Sequence[Note], moves: Sequence[Move]) -> None:
         """Take up one reply; moves that came too near its end to act are only counted."""
-        self.steps += [after.time - before.time for before, after in zip(notes, notes[1:], strict=False)]
+        self.steps += [after.time - before.time for before, after in pairwise(notes)]
         for move, following in zip(moves, [*moves[1:], None], strict=True):
             until = following.time if following else float("inf")
             seen = next((n for n in notes if n.time >= move.time and abs(n.strength - move.strength) < 1e-6), None)
@@ -223,9 +224,13 @@ def serve(notes_path: str, options: list[str]) -> None:
     """Run the program, and write down each step."""
     from steering.ui import serve as program
 
-    with Path(notes_path).open("a", buffering=1, encoding="utf-8") as notes:
-        with noted(lambda note: notes.write(json.dumps([note.time, note.tokens, note.strength]) + "\n") and None):
-            program.serve(options)
+    notes = Path(notes_path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115  written until the program ends
+
+    def write(note: Note) -> None:
+        notes.write(json.dumps([note.time, note.tokens, note.strength]) + "\n")
+
+    with noted(write):
+        program.serve(options)
 
 
 def on_the_page(moves: int, stops: int, tokens: int) -> Measured:
@@ -311,7 +316,9 @@ def report(name: str, measured: Measured) -> None:
     if measured.stops:
         ended = "reached" if max(measured.stops) <= GOAL_STOP + step else "**missed**"
         limit = 1e3 * (GOAL_STOP + step)
-        print(f"Goal, Stop acts within 300 ms and one step ({limit:.0f} ms): {ended}, {1e3 * max(measured.stops):.0f} ms.")
+        print(
+            f"Goal, Stop acts within 300 ms and one step ({limit:.0f} ms): {ended}, {1e3 * max(measured.stops):.0f} ms."
+        )
     if measured.too_late:
         print(f"({measured.too_late} more moves came at a reply's end, or were moved on before they could act.)")
 

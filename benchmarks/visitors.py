@@ -168,8 +168,9 @@ def _report_waits(visitors: int, pairs: Sequence[tuple[Waits, Waits]]) -> None:
         print(f"| {place + 1} | {first[0]:.2f} | {first[1]:.2f} | {whole[0]:.2f} | {whole[1]:.2f} |")
     last = [max(one) for one in zip(*wholes, strict=True)]
     print(
-        f"\nWhole reply on average {mean(one for one, _ in wholes):.2f} s together, {mean(one for _, one in wholes):.2f} "
-        f"s in a queue; the last of them after {last[0]:.2f} s and {last[1]:.2f} s."
+        f"\nWhole reply on average {mean(one for one, _ in wholes):.2f} s together, "
+        f"{mean(one for _, one in wholes):.2f} s in a queue; "
+        f"the last of them after {last[0]:.2f} s and {last[1]:.2f} s."
     )
     words = "reached" if later_first == 0 and last[0] <= last[1] else "**missed**"
     print(
@@ -208,9 +209,7 @@ class Difference:
     margin_together: float
 
 
-def compared(
-    model: ChatModel, asked: Sequence[ReplyRequest]
-) -> tuple[int, int, list[Difference]]:
+def compared(model: ChatModel, asked: Sequence[ReplyRequest]) -> tuple[int, int, list[Difference]]:
     """How many visitors and how many rows get in a batch what they get alone, and where the other rows part."""
     with _noted():
         batch = ReplyBatch(model)
@@ -291,7 +290,9 @@ def main() -> None:
     torch.set_num_threads(threads)
     print_machine()
     default = load_model("bundled", device="cpu")
-    print(f"threads {threads}, {arguments.rounds} rounds, {arguments.tokens} tokens, {default.label}, {default.dtype}\n")
+    print(
+        f"threads {threads}, {arguments.rounds} rounds, {arguments.tokens} tokens, {default.label}, {default.dtype}\n"
+    )
     report_speed(default, arguments.visitors, arguments.rounds, arguments.tokens)
     most = max(arguments.visitors)
     report_exactness(load_model("bundled", device="cpu", dtype="float32"), most, arguments.tokens, sampled=True)

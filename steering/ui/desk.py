@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from steering.ui.turn import TurnRequest, TurnWriter
 from steering.ui.worker import Job, Reports
@@ -32,6 +33,7 @@ class Reply(Reports):
     def __init__(self, desk: Desk, request: TurnRequest) -> None:
         super().__init__()
         self.request = request
+        self.keeps = True  # until its visitor has left
         self._desk = desk
 
     @property
@@ -67,6 +69,7 @@ class Desk:
         self._engine = engine
         self._rows_at_most = rows_at_most
         self._change = threading.Lock()
+        self._asked: WeakSet[Reply] = WeakSet()
         self._waiting: deque[Reply] = deque()
         self._running: list[_Running] = []
         self._batch: ReplyBatch | None = None
@@ -79,6 +82,7 @@ class Desk:
         """Have the replies of one turn written; it reports a `Tick` about twelve times a second."""
         reply = Reply(self, request)
         with self._change:
+            self._asked.add(reply)
             self._waiting.append(reply)
             if self._slice is None:
                 self._slice = self._engine.worker.submit_slice(self._write)
@@ -102,6 +106,13 @@ class Desk:
         """About how long ``reply`` still waits, from how long the last turns took and how many are written at once."""
         at_once = max(1, len(self._running))
         return self.before(reply) / at_once * sum(self._durations) / len(self._durations)
+
+    def forget(self, owner: str) -> None:
+        """Keep nothing of the turns that a visitor who left still has here."""
+        with self._change:
+            for reply in self._asked:
+                if reply.request.owner == owner:
+                    reply.keeps = False
 
     @property
     def rows(self) -> int:
@@ -185,11 +196,13 @@ class Desk:
 
     def _finish(self, running: _Running, error: BaseException | None = None) -> None:
         """Let a turn go, keep its keys and values for the next one, and tell its reader."""
-        self._running.remove(running)
         running.writer.flush()
         if self._batch is not None:
             self._batch.leave(running.replies)
-            running.writer.keep(running.replies, self._engine.kept_rows)
+            with self._change:  # a visitor leaves before this or after it
+                if running.reply.keeps:
+                    running.writer.keep(running.replies, self._engine.kept_rows)
+        self._running.remove(running)
         if error is None and not running.reply.stopped:
             self._durations.append(time.monotonic() - running.writer.start)
         running.reply.end(error)
