@@ -15,10 +15,14 @@ BENCHMARKS = (
     "sounds_like_ai",
     "subspace",
     "refusal",
+    "visitors",
+    "first_token",
     "page_latency",
     "page_load",
     "lighthouse",
+    "live_control",
     "memory",
+    "soak",
 )
 
 

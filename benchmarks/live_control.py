@@ -224,10 +224,12 @@ def serve(notes_path: str, options: list[str]) -> None:
     """Run the program, and write down each step."""
     from steering.ui import serve as program
 
-    with (
-        Path(notes_path).open("a", buffering=1, encoding="utf-8") as notes,
-        noted(lambda note: notes.write(json.dumps([note.time, note.tokens, note.strength]) + "\n") and None),
-    ):
+    notes = Path(notes_path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115  written until the program ends
+
+    def write(note: Note) -> None:
+        notes.write(json.dumps([note.time, note.tokens, note.strength]) + "\n")
+
+    with noted(write):
         program.serve(options)
 
 

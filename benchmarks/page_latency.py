@@ -86,7 +86,7 @@ class Run:
 
 def serve(ticks_path: str, options: list[str]) -> None:
     """Run the program, and write down when its handler gave which tick to Gradio."""
-    from steering.ui import page
+    from steering.ui import serve as program
     from steering.ui.chat import Chat
 
     respond = Chat.respond
@@ -95,11 +95,11 @@ def serve(ticks_path: str, options: list[str]) -> None:
     def noted(self: Chat, *arguments: Any) -> Iterator[Any]:
         for view in respond(self, *arguments):
             text = html.unescape(view[2][-1]["content"]).strip() if view[2] else ""
-            ticks.write(json.dumps([time.time(), _newest_token(view[3]), len(text)]) + "\n")
+            ticks.write(json.dumps([time.time(), _newest_token(view[-1]), len(text)]) + "\n")
             yield view
 
     Chat.respond = noted  # type: ignore[method-assign]
-    page.serve(options)
+    program.serve(options)
 
 
 def _newest_token(log: str) -> int:
@@ -114,7 +114,7 @@ def write_without_page(tokens: int) -> None:
     from steering import Variant, load_model, stream_side_by_side
     from steering.interventions import Dial
     from steering.preset_directions import preset_direction
-    from steering.ui.chat import preset_strength
+    from steering.ui.ideas import preset_strength
 
     torch.set_num_threads(_app_threads())
     model = load_model("bundled", device="cpu")

@@ -232,6 +232,15 @@ def test_a_fault_at_a_turns_end_leaves_nobody_waiting(engine: Engine, monkeypatc
             list(reply.reports())
 
 
+def test_nothing_is_kept_of_a_visitor_who_leaves_in_the_middle(engine: Engine) -> None:
+    reply = engine.desk.ask(a_request(engine, 0, max_new_tokens=400))
+    wait_for(lambda: engine.desk.rows > 0)
+    engine.forget("visitor 0")
+    reply.stop()
+    wait_for(reply.ended.is_set)
+    assert engine.kept_rows.nbytes == 0
+
+
 def test_a_fault_of_the_desk_itself_leaves_nobody_waiting(engine: Engine) -> None:
     engine.desk._let_in = lambda: 1 / 0  # type: ignore[method-assign,assignment,return-value]
     with pytest.raises(ZeroDivisionError):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from steering.ui.turn import Models, TurnRequest, TurnWriter
 from steering.ui.worker import Job, Reports, Worker
@@ -31,6 +32,7 @@ class Reply(Reports):
     def __init__(self, desk: Desk, request: TurnRequest) -> None:
         super().__init__()
         self.request = request
+        self.keeps = True  # until its visitor has left
         self._desk = desk
 
     @property
@@ -69,6 +71,7 @@ class Desk:
         self._worker = worker
         self._rows_at_most = rows_at_most
         self._change = threading.Lock()
+        self._asked: WeakSet[Reply] = WeakSet()
         self._waiting: deque[Reply] = deque()
         self._running: list[_Running] = []
         self._batch: ReplyBatch | None = None
@@ -81,6 +84,7 @@ class Desk:
         """Have the replies of one turn written; it reports a `Tick` about twelve times a second."""
         reply = Reply(self, request)
         with self._change:
+            self._asked.add(reply)
             self._waiting.append(reply)
             if self._slice is None:
                 self._slice = self._worker.submit_slice(self._write)
@@ -104,6 +108,13 @@ class Desk:
         """About how long ``reply`` still waits, from how long the last turns took and how many are written at once."""
         at_once = max(1, len(self._running))
         return self.before(reply) / at_once * sum(self._durations) / len(self._durations)
+
+    def forget(self, owner: str) -> None:
+        """Keep nothing of the turns that a visitor who left still has here."""
+        with self._change:
+            for reply in self._asked:
+                if reply.request.owner == owner:
+                    reply.keeps = False
 
     @property
     def rows(self) -> int:
@@ -192,7 +203,9 @@ class Desk:
             running.writer.flush()
             if self._batch is not None:
                 self._batch.leave(running.replies)
-                running.writer.keep(running.replies, self._engine.kept_rows)
+                with self._change:  # a visitor leaves before this or after it
+                    if running.reply.keeps:
+                        running.writer.keep(running.replies, self._engine.kept_rows)
             if error is None and not running.reply.stopped:
                 self._durations.append(time.monotonic() - running.writer.start)
         except BaseException as fault:

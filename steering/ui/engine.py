@@ -270,6 +270,7 @@ class Engine:
 
     def forget(self, visitor: str) -> None:
         """Give back what is kept for a visitor who left."""
+        self.desk.forget(visitor)  # first, or a reply that is still being written would be kept after this
         if "kept_rows" in self.__dict__:
             self.kept_rows.forget(visitor)
 
