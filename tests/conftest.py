@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that others use too.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 if TYPE_CHECKING:
     from steering.models import ChatModel

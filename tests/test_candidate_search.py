@@ -76,13 +76,22 @@ def test_any_limits(
     limits = Limits(quantile(table, "induce_score", induce) - off, quantile(table, "kl_score", kl) + off, depth)
     scores = CandidateSearch(candidates, scorer).run(limits)
     check_known_scores(scores, table)
+    # A score that lies on a limit is on either side of it by rounding: another pass sums it in another order.
+    within_rounding = {
+        place_of(table, candidates.n_layers, Limits(limits.induce + i, limits.kl + k, depth))
+        for i in (-1e-6, 0.0, 1e-6)
+        for k in (-1e-6, 0.0, 1e-6)
+    }
+    expected = {place_of(table, candidates.n_layers, limits)} if nudge else within_rounding
+    assert place_of(scores, candidates.n_layers, limits) in expected
+
+
+def place_of(scores: list[CandidateScore], n_layers: int, limits: Limits) -> tuple[int, int] | None:
+    """Where the rule chooses, or None where nothing passes."""
     try:
-        expected = select_candidate(table, candidates.n_layers, limits)
+        return select_candidate(scores, n_layers, limits).place
     except NoCandidateError:
-        with pytest.raises(NoCandidateError):
-            select_candidate(scores, candidates.n_layers, limits)
-    else:
-        assert select_candidate(scores, candidates.n_layers, limits).place == expected.place
+        return None
 
 
 def check_known_scores(scores: list[CandidateScore], table: list[CandidateScore]) -> None:

@@ -174,7 +174,7 @@ def test_a_turn_that_fails_says_so(engine: Engine, journal: Written, monkeypatch
     def broken(*_: object) -> None:
         raise ValueError(SECRET)
 
-    monkeypatch.setattr("steering.ui.chat.turn_work", broken)
+    monkeypatch.setattr("steering.ui.turn.TurnWriter.begin", broken)
     chat, session = Chat(engine, Operator()), Session("one", FIRST_IDEA)
     chat.accept(session, "What is rain?")
     list(chat.respond(session, 1.0, SETTINGS))

@@ -179,7 +179,7 @@ class Space:
         return {
             "begun before it is read": begun,
             "first": reports[0],
-            "ticks": len([tick for tick in ticks if tick.n_tokens[0]]),
+            "ticks": len([tick for tick in ticks if any(tick.n_tokens)]),
             "gap": max(later - earlier for earlier, later in pairwise(times[1:])),
             "texts": ticks[-1].texts,
             "texts here": here(self.engine, request),
@@ -206,7 +206,7 @@ class Space:
     def stop(self) -> Any:
         job, seen, after = self.job(self.request(self.cheerful, 500)), 0, 0
         for report in job.reports():
-            if not isinstance(report, Tick) or not report.n_tokens[0]:
+            if not isinstance(report, Tick) or not any(report.n_tokens):
                 continue
             if not job.stopped:
                 job.stop()
@@ -218,7 +218,7 @@ class Space:
         """The page goes away in the middle of a reply."""
         running = self.job(self.request(self.cheerful, 500)).reports()
         for report in running:
-            if isinstance(report, Tick) and report.n_tokens[0]:
+            if isinstance(report, Tick) and any(report.n_tokens):
                 break
         left = time.monotonic()
         running.close()
@@ -231,7 +231,7 @@ class Space:
         for report in self.job(self.request(self.cheerful, 300, dial)).reports():
             if isinstance(report, Tick):
                 lines += report.lines
-                if report.n_tokens[0] and not turned:
+                if any(report.n_tokens) and not turned:
                     turned["at"] = report.n_tokens[2]
                     dial.value = 8.0
         [change] = [content for kind, content in parse(lines) if kind == "C"]

@@ -140,7 +140,8 @@ class Desk:
             logger.exception("The desk failed")
             self._end_all(error)
         with self._change:
-            self._slice = self._worker.submit_slice(self._write)
+            go_on = bool(self._running or self._waiting)
+            self._slice = self._worker.submit_slice(self._write) if go_on else None
 
     def _let_in(self) -> None:
         """Begin the turns that wait, in their order, as far as there is room."""

@@ -159,8 +159,11 @@ class NoLine(Worker):
     def __init__(self) -> None:
         pass
 
-    def next_short(self, running: Job) -> Job | None:
-        return None
+    def short_behind(self, running: Job) -> list[Job]:
+        return []
+
+    def has_other_than(self, job: Job) -> bool:
+        return False
 
     def before(self, job: Job) -> int:
         return 0
