@@ -82,6 +82,7 @@ from steering.ui.engine import Engine, ModelOptions  # noqa: E402
 from steering.ui.layout import SETTINGS, page_options  # noqa: E402
 from steering.ui.make_work import Found, find  # noqa: E402
 from steering.ui.model_choice import ModelChoice  # noqa: E402
+from steering.ui.operator import Operator  # noqa: E402
 from steering.ui.page import build_page  # noqa: E402
 from steering.ui.scope import parse  # noqa: E402
 from steering.ui.session import Session  # noqa: E402
@@ -290,7 +291,7 @@ class Space:
         from gradio_client import Client
 
         models = ModelChoice(self.engine, self.model.name, anything=True)
-        page = build_page(self.engine, models)
+        page = build_page(self.engine, models, Operator())
         _, address, _ = page.queue().launch(
             prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, ssr_mode=False, **page_options()
         )
@@ -345,7 +346,7 @@ class Space:
                 seen = max(seen, len(session.live.replies[0]))
                 end()
                 end = lambda: None  # noqa: E731
-        [turn] = session.conversation("own:1")
+        [turn] = session.conversation("own:1").turns
         states = [content for kind, content in parse(session.log) if kind == "S"]
         return {"seen": seen, "kept": len(turn.replies[0]), "end": states[-1], "slots": shared_slots.slots_in_use()}
 
