@@ -259,7 +259,7 @@ def test_strength_zero_adds_nothing(page: Page) -> None:
     assert first != out
 
 
-# Notes the strengths that the page sends, each with the number of tokens it shows and their rate at that moment.
+# Notes the strengths that the page sends: how many tokens it shows at that moment, and how many come in a second.
 WATCH_STRENGTHS = """() => {
   window.strengthsSent = [];
   const fetchAsBefore = window.fetch;
@@ -300,12 +300,13 @@ def test_strength_moved_while_writing(page: Page, record_property: Callable[[str
     assert start < end
     run = read_run(page)["turns"][-1]
     acted = {move["coefficient"]: move["token"] for move in run["strength_moved"]}
-    sent = {entry["value"]: entry for entry in page.evaluate("strengthsSent")}
     assert list(acted) == [0.5, 1.6, end]
+    sent = {entry["value"]: entry for entry in page.evaluate("strengthsSent")}
     lags = [(acted[strength] - sent[strength]["shown"], sent[strength]["rate"]) for strength in acted]
     record_property("tokens_from_strength_sent_to_change_and_rate", lags)
-    # The page shows what is new twelve times a second: what is written between was not shown yet.
-    assert all(0 < lag <= 3 + rate / 12 for lag, rate in lags), lags
+    # The engine takes at most two; the rest is written while the strength travels there and the tokens travel back, for
+    # which a quarter of a second is plenty. How it is divided, benchmarks/live_control.py tells.
+    assert all(0 < lag <= 3 + rate / 4 for lag, rate in lags), lags
 
 
 # ---------------------------------------------------------------- ideas
