@@ -40,9 +40,9 @@ from steering.ui.blind_work import NO_IDEA, NO_QUESTION
 from steering.ui.chat import UNFORESEEN, Chat
 from steering.ui.engine import Engine, Loading, ModelOptions
 from steering.ui.ideas import example_of, questions_of
-from steering.ui.layout import SETTINGS
 from steering.ui.scope import VARIANTS
 from steering.ui.session import Session, Sessions
+from steering.ui.settings import SETTINGS
 from steering.ui.turn import EXCHANGED
 from steering.ui.worker import Job
 

@@ -21,10 +21,10 @@ from steering.ui.conversations import Turn
 from steering.ui.desk import Desk
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.ideas import note_on
-from steering.ui.layout import SETTINGS
 from steering.ui.methods import removed, taken_out, turned_up
 from steering.ui.scope import parse
 from steering.ui.session import OWN, Session, Sessions
+from steering.ui.settings import SETTINGS
 from steering.ui.turn import TurnWriter
 from steering.ui.worker import Job
 

@@ -22,7 +22,7 @@ from gradio_client import Client
 from benchmarks.running_app import PATIENCE, Server, start_server
 from steering.ui.guard import LARGEST_EVENT
 from steering.ui.inputs import NO_UPLOAD, UNREADABLE
-from steering.ui.layout import SETTINGS
+from steering.ui.settings import SETTINGS
 
 SECRET = "marmalade"
 MARKUP = f"<img src=x onerror=alert(1)>{SECRET}"

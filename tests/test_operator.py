@@ -25,11 +25,11 @@ from steering.ui.activity import Activity
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.journal import error_in_words, keep_journal, note
-from steering.ui.layout import SETTINGS
 from steering.ui.limits import Limits
 from steering.ui.operator import ENDING, Operator, on_signals
 from steering.ui.scope import parse
 from steering.ui.session import Session
+from steering.ui.settings import SETTINGS
 from steering.ui.status import routes, status
 
 SECRET = "marmalade Zanzibar"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steering.ui import how, markup, scope
-from steering.ui.layout import SETTINGS, Components, as_text, build_layout
+from steering.ui.layout import Components, as_text, build_layout
 from steering.ui.limits import Limits
 from steering.ui.scope import (
     branch_line,
@@ -28,6 +28,7 @@ from steering.ui.scope import (
     state_line,
     token_line,
 )
+from steering.ui.settings import SETTINGS
 
 N_LAYERS = 30
 TICKS_PER_SECOND = 12

@@ -79,13 +79,14 @@ from steering.ui.best_search import BestRequest, Search  # noqa: E402
 from steering.ui.best_work import find_best  # noqa: E402
 from steering.ui.chat import FIRST_IDEA, Chat  # noqa: E402
 from steering.ui.engine import Engine, ModelOptions  # noqa: E402
-from steering.ui.layout import SETTINGS, page_options  # noqa: E402
+from steering.ui.layout import page_options  # noqa: E402
 from steering.ui.make_work import Found, find  # noqa: E402
 from steering.ui.model_choice import ModelChoice  # noqa: E402
 from steering.ui.operator import Operator  # noqa: E402
 from steering.ui.page import build_page  # noqa: E402
 from steering.ui.scope import parse  # noqa: E402
 from steering.ui.session import Session  # noqa: E402
+from steering.ui.settings import SETTINGS  # noqa: E402
 from steering.ui.turn import Tick, TurnRequest, turn_work  # noqa: E402
 from steering.ui.worker import Job  # noqa: E402
 from steering.ui.zero_desk import ZeroDesk, ZeroJob  # noqa: E402

@@ -18,9 +18,9 @@ from steering.ui.blind_votes import LETTERS, Round, Votes, counts, shuffled, sou
 from steering.ui.blind_work import NO_IDEA, checked, is_there, request_of
 from steering.ui.chat import UNFORESEEN, Chat
 from steering.ui.ideas import example_of, is_own, questions_of, title_of
-from steering.ui.layout import SETTINGS
 from steering.ui.scope import State, queued_message
 from steering.ui.session import Session, Sessions
+from steering.ui.settings import SETTINGS
 from steering.ui.turn import Tick
 from steering.ui.worker import Reports
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steering.ui.blind_votes import LETTERS, SHORT_NAMES, Round, share_words, shares, tally_words
-from steering.ui.layout import SETTINGS
 from steering.ui.make_words import escaped
 from steering.ui.markup import swatch
 from steering.ui.scope import State
+from steering.ui.settings import SETTINGS
 
 INTRO = (
     "<h2>Which answer sounds most human?</h2>"

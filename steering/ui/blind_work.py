@@ -10,8 +10,8 @@ from steering.errors import SteeringError
 from steering.ui.blind_votes import tally_of
 from steering.ui.chat import Chat
 from steering.ui.ideas import is_own, title_of
-from steering.ui.layout import SETTINGS
 from steering.ui.session import Session
+from steering.ui.settings import SETTINGS
 from steering.ui.turn import TurnRequest
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from steering.ui.chat import Chat
 from steering.ui.chat_view import loading_line
 from steering.ui.columns import BOTH
 from steering.ui.ideas import is_own, title_of
-from steering.ui.layout import COPY_LINK, COPY_MARKDOWN, SAVE_RUN, SETTINGS, Components
+from steering.ui.layout import COPY_LINK, COPY_MARKDOWN, SAVE_RUN, Components
 from steering.ui.model_choice import ModelChoice
 from steering.ui.scope import likeliest_line
 from steering.ui.session import Session, Sessions
+from steering.ui.settings import SETTINGS
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 NOT_SHARED = "An idea of your own stays with you: the link leads to the page's first idea."

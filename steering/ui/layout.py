@@ -21,30 +21,12 @@ from steering.ui import markup
 from steering.ui.columns import BESIDE
 from steering.ui.how import how_it_works
 from steering.ui.limits import Limits
-from steering.ui.methods import ADDITION_HELP, ADDITIONS, REMOVAL_HELP, REMOVALS
+from steering.ui.pieces import action, fixed
 from steering.ui.scope import ASSETS, PLACES, build_scope
+from steering.ui.settings import settings_drawer
 from steering.ui.theme import InkOnPaper
 
 NAMES = ("As it is", "Idea taken out", "Idea turned up", "Fourth answer", "Fifth answer")
-ACTS = (  # where a direction acts in a model that thinks first
-    ("In the thought and the answer", "both"),
-    ("In the thought only", "thought"),
-    ("In the answer only", "answer"),
-)
-SETTINGS: dict[str, Any] = {
-    "system_prompt": "",
-    "max_new_tokens": 120,
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "repetition_penalty": 1.15,
-    "seed": 0,
-    "third_answer": "added",
-    "removal": "centred",
-    "addition": "added",
-    "thinking": False,
-    "thinking_acts": "both",
-    "scroll_together": False,
-}
 
 
 @dataclass(frozen=True)
@@ -130,7 +112,7 @@ def build_layout(
     are four questions; ``answers`` are the messages that the panes begin with; ``log`` is the scope's first
     value, at least an `idea_line` and a `state_line`.
     """
-    _fixed(markup.HEADER, "topwrap")
+    fixed(markup.HEADER, "topwrap")
     with gr.Tabs(elem_id="tabs", selected="chat") as tabs:
         with gr.Tab("Chat", id="chat", elem_id="tab-chat") as chat_tab:
             with gr.Row(elem_id="console"):
@@ -160,23 +142,23 @@ def build_layout(
                         buttons=[],
                         interactive=True,
                     )
-                    _fixed(markup.ZONES, "zonewrap")
+                    fixed(markup.ZONES, "zonewrap")
                     beside = gr.Radio(
                         list(besides), value=besides[0][1], label="Compare with", elem_id="beside", interactive=True
                     )
                     other_row, other_idea, other_strength = _other(ideas, strength, strength_maximum, strength_step)
-            _fixed(markup.column_buttons("Answer to look at", pressed=0), "switcher")
+            fixed(markup.column_buttons("Answer to look at", pressed=0), "switcher")
             with gr.Row(elem_id="panes"):
                 chats = [_pane(name, column, answers[column]) for column, name in enumerate(PLACES)]
             with gr.Row(elem_id="statusbar"):
-                _fixed(markup.STATUS, "status")
+                fixed(markup.STATUS, "status")
                 branch_back, branch_on = _branches()
-                retry = _action("Try again", "retry")
-                undo = _action("Undo", "undo")
-                edit = _action("Edit", "edit")
-                clear = _action("Clear", "clear")
-                idea_card = _action("Its card", "idea-card")
-                _fixed(markup.TAKE, "takewrap")
+                retry = action("Try again", "retry")
+                undo = action("Undo", "undo")
+                edit = action("Edit", "edit")
+                clear = action("Clear", "clear")
+                idea_card = action("Its card", "idea-card")
+                fixed(markup.TAKE, "takewrap")
             scope = build_scope(log)
             looked = _looked()
             share, copy_markdown, save_run = (
@@ -194,8 +176,8 @@ def build_layout(
             pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
-    _fixed(markup.FOOT, "foot")
-    model_choice, model_status, settings, reset = _settings(models, models_left_out, model, limits)
+    fixed(markup.FOOT, "foot")
+    model_choice, model_status, settings, reset = settings_drawer(models, models_left_out, model, limits)
     return Components(
         tabs=tabs,
         chat_tab=chat_tab,
@@ -257,14 +239,9 @@ def as_text(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def _fixed(template: str, elem_id: str) -> gr.HTML:
-    """Markup of our own that never changes from the server's side."""
-    return gr.HTML(html_template=template, js_on_load=None, apply_default_css=False, elem_id=elem_id)
-
-
 def _examples(questions: Sequence[str]) -> list[gr.Button]:
     with gr.Row(elem_id="try"):
-        _fixed(markup.TRY_HEAD, "try-head")
+        fixed(markup.TRY_HEAD, "try-head")
         return [gr.Button(question, size="sm", elem_classes="try-button", min_width=0) for question in questions]
 
 
@@ -298,9 +275,9 @@ def _other(
 
 def _branches() -> tuple[gr.Button, gr.Button]:
     with gr.Row(elem_id="branches"):
-        back = _action("‹", "branch-back")
-        _fixed(markup.BRANCH, "branch-wrap")
-        return back, _action("›", "branch-on")
+        back = action("‹", "branch-back")
+        fixed(markup.BRANCH, "branch-wrap")
+        return back, action("›", "branch-on")
 
 
 def _looked() -> gr.HTML:
@@ -318,7 +295,7 @@ def _looked() -> gr.HTML:
 
 def _pane(name: str, column: int, messages: Sequence[Any]) -> gr.Chatbot:
     with gr.Column(elem_id=f"pane-{name}", elem_classes=["pane", f"pane-{column}"], min_width=0):
-        _fixed(markup.pane_head(column, NAMES[column]), f"head-{name}")
+        fixed(markup.pane_head(column, NAMES[column]), f"head-{name}")
         return gr.Chatbot(
             list(messages),
             elem_id=f"chat-{name}",
@@ -336,120 +313,3 @@ def _pane(name: str, column: int, messages: Sequence[Any]) -> gr.Chatbot:
             latex_delimiters=[],
             group_consecutive_messages=False,
         )
-
-
-def _action(words: str, elem_id: str) -> gr.Button:
-    return gr.Button(words, size="sm", elem_id=elem_id, elem_classes="quiet", min_width=0)
-
-
-def _settings(
-    models: Sequence[tuple[str, str]], left_out: Sequence[tuple[str, str]], model: str, limits: Limits
-) -> tuple[gr.Dropdown, gr.Textbox, dict[str, gr.components.Component], gr.Button]:
-    start = SETTINGS
-    with gr.Column(elem_id="settings", min_width=0):
-        _fixed(markup.SETTINGS_HEAD, "settings-head")
-        model_choice = gr.Dropdown(
-            list(models), value=model, label="Model", elem_id="model", interactive=True, filterable=False
-        )
-        model_status = gr.Textbox(
-            "",
-            label="About this model",
-            show_label=False,
-            lines=1,
-            max_lines=5,
-            interactive=False,
-            elem_id="model-status",
-        )
-        if left_out:
-            _fixed(markup.models_left_out(left_out), "models-left-out")
-        settings: dict[str, gr.components.Component] = {
-            "system_prompt": gr.Textbox(
-                start["system_prompt"],
-                label="System prompt",
-                placeholder="The model's own",
-                lines=2,
-                max_lines=6,
-                max_length=limits.characters,
-                elem_id="system-prompt",
-                interactive=True,
-            ),
-            "max_new_tokens": _number_slider(
-                "Longest answer, in tokens", 20, limits.tokens, start["max_new_tokens"], 1
-            ),
-            "temperature": _number_slider(
-                "Temperature", 0, 1.5, start["temperature"], 0.05, "0 gives the same answer each time"
-            ),
-            "top_p": _number_slider("Top-p", 0.05, 1, start["top_p"], 0.05, "Counts when the temperature is above 0"),
-            "repetition_penalty": _number_slider(
-                "Repetition penalty", 1, 1.5, start["repetition_penalty"], 0.05, "1 is none; small models loop without"
-            ),
-            "seed": gr.Number(
-                start["seed"], label="Seed", precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed", interactive=True
-            ),
-            "third_answer": gr.Radio(
-                [("Turned up", "added"), ("Its opposite", "opposite")],
-                value=start["third_answer"],
-                label="Third answer",
-                elem_id="third-answer",
-                elem_classes="pills",
-                interactive=True,
-            ),
-            "removal": gr.Radio(
-                [(words, name) for name, words in REMOVALS.items()],
-                value=start["removal"],
-                label="How it is taken out",
-                info=REMOVAL_HELP,
-                elem_id="removal",
-                elem_classes="pills",
-                interactive=True,
-            ),
-            "addition": gr.Radio(
-                [(words, name) for name, words in ADDITIONS.items()],
-                value=start["addition"],
-                label="How it is turned up",
-                info=ADDITION_HELP,
-                elem_id="addition",
-                elem_classes="pills",
-                interactive=True,
-            ),
-            "thinking": gr.Checkbox(
-                start["thinking"],
-                label="Let the model think first",
-                elem_id="thinking",
-                interactive=True,
-                visible=False,
-            ),
-            "thinking_acts": gr.Radio(
-                list(ACTS),
-                value=start["thinking_acts"],
-                label="Where the idea acts",
-                elem_id="thinking-acts",
-                elem_classes="pills",
-                interactive=True,
-                visible=False,
-            ),
-            "scroll_together": gr.Checkbox(
-                start["scroll_together"],
-                label="Scroll the answers together",
-                elem_id="scroll-together",
-                interactive=True,
-            ),
-        }
-        reset = gr.Button("Reset settings", size="sm", elem_id="reset-settings")
-    return model_choice, model_status, settings, reset
-
-
-def _number_slider(
-    label: str, minimum: float, maximum: float, value: float, step: float, info: str | None = None
-) -> gr.Slider:
-    return gr.Slider(
-        minimum,
-        maximum,
-        value=value,
-        step=step,
-        label=label,
-        info=info,
-        buttons=[],
-        elem_classes="number",
-        interactive=True,
-    )

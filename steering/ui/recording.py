@@ -12,10 +12,10 @@ from steering.ui.chat import Chat
 from steering.ui.conversations import Turn
 from steering.ui.engine import Engine
 from steering.ui.ideas import prompt_of
-from steering.ui.layout import SETTINGS
 from steering.ui.recorded import COLUMNS, COMMAND, FOLDER, KEPT
 from steering.ui.scope import header, parse, state_line
 from steering.ui.session import Session
+from steering.ui.settings import SETTINGS
 from steering.ui.strengths import preset_strength
 from steering.ui.turn import TOLD, TurnRequest, run_turn, told
 
@@ -38,7 +38,8 @@ def record(engine: Engine, idea: str, progress: Progress) -> Path:
     content["made"] = {"command": f"{COMMAND} {idea}", "model": model.name, "revision": model.revision}
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{idea}.json"
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    lines = [f"{json.dumps(name)}: {json.dumps(part, ensure_ascii=False)}" for name, part in content.items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")  # a line for each part
     return path
 
 
