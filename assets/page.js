@@ -20,7 +20,7 @@
   // What the page opens with would jump when they come; it is not shown before, nor for long if they never do.
   const linked = new URLSearchParams(location.search).get('beside');
   const arrived = () => page.removeAttribute('data-arriving');
-  if (linked && linked !== 'three') {
+  if (['random', 'prompted', 'both', 'knob'].includes(linked)) { // as steering/ui/columns.py names them
     page.setAttribute('data-arriving', '');
     setTimeout(arrived, 8000);
   }

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from steering.ui.layout import SETTINGS
 from steering.ui.scope import VARIANTS
+from steering.ui.settings import SETTINGS
 
 API = "/gradio_api"
 PATIENCE = httpx.Timeout(240, connect=30)  # seconds; a visitor may stand in line

@@ -9,6 +9,7 @@ from steering.directions import Direction
 from steering.errors import SteeringError
 from steering.interventions import Ablation, Addition, Dial, Variant
 from steering.ui.columns import KNOB, SETS, Asked, heads, knob_strengths, random_twin, variant
+from steering.ui.scope import ASSETS
 
 
 def a_direction(seed: int, layer: int = 1) -> Direction:
@@ -29,6 +30,11 @@ def asked() -> Asked:
         prompt="Talk like a pirate.",
         system="Be brief.",
     )
+
+
+def test_the_page_waits_for_the_columns_that_a_link_can_bring() -> None:
+    named = ", ".join(f"'{beside}'" for beside in SETS if beside != "three")
+    assert f"[{named}].includes(linked)" in (ASSETS / "page.js").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("beside", SETS)
