@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.live_control import loaded_engine
 from benchmarks.machine import print_machine
-from steering.ui.ideas import preset_strength
+from steering.ui.strengths import preset_strength
 from steering.ui.turn import Tick, TurnRequest
 
 if TYPE_CHECKING:

@@ -134,7 +134,7 @@ def noted(note: Callable[[Note], None]) -> Iterator[None]:
 
 def at_the_desk(moves: int, stops: int, tokens: int) -> Measured:
     """Turn the dial, and stop, during replies of the program's own engine."""
-    from steering.ui.ideas import preset_strength
+    from steering.ui.strengths import preset_strength
     from steering.variants import Dial
 
     engine = loaded_engine()

@@ -114,7 +114,7 @@ def write_without_page(tokens: int) -> None:
     from steering import Variant, load_model, stream_side_by_side
     from steering.interventions import Dial
     from steering.preset_directions import preset_direction
-    from steering.ui.ideas import preset_strength
+    from steering.ui.strengths import preset_strength
 
     torch.set_num_threads(_app_threads())
     model = load_model("bundled", device="cpu")

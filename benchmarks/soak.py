@@ -28,7 +28,7 @@ from benchmarks.http_visitor import PATIENCE, Events, Left, Refused, page_visit,
 from benchmarks.machine import print_machine
 from benchmarks.running_app import Server, start_server
 from steering.ui.chat import FIRST_IDEA
-from steering.ui.ideas import preset_strength
+from steering.ui.strengths import preset_strength
 
 SCRIPTS = (  # an idea and the two questions of a visit
     ("poetic", ("Tell me about rivers.", "And where do they end?")),

@@ -31,7 +31,7 @@ from steering.preset_directions import preset_direction
 from steering.replies import Replies, ReplyRequest
 from steering.reply_batch import ReplyBatch
 from steering.sampling import Sampler, SamplingSettings
-from steering.ui.ideas import strength_of
+from steering.ui.strengths import strength_of
 
 QUESTIONS = (
     ("poetic", "Explain to a neighbour how bread rises, and why kneading matters."),
