@@ -11,7 +11,7 @@ import pytest
 from driving import PATIENCE, set_number, wait_until_ready
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
-from benchmarks.running_app import CHROMIUM_OPTIONS, Server, chromium_path, start_server
+from benchmarks.running_app import CHROMIUM_OPTIONS, WITHOUT_RATES, Server, chromium_path, start_server
 
 FAILED = Path(__file__).resolve().parents[1] / "screenshots" / "failed"
 SHORT = 24  # tokens; long enough for three answers to part
@@ -28,7 +28,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real program with the bundled model, shared by all tests: ``.url``, ``.log_path``, ``.process``."""
-    running = start_server(tmp_path_factory.mktemp("server") / "app.log")
+    running = start_server(tmp_path_factory.mktemp("server") / "app.log", *WITHOUT_RATES)
     yield running
     running.stop()
 
@@ -36,7 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def exact_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One in float32, where a reply is the same whoever shares its batch; the rows of four visitors fill that."""
-    running = start_server(tmp_path_factory.mktemp("exact") / "app.log", "--dtype", "float32", "--rows", "12")
+    running = start_server(
+        tmp_path_factory.mktemp("exact") / "app.log", "--dtype", "float32", "--rows", "12", *WITHOUT_RATES
+    )
     yield running
     running.stop()
 
@@ -47,7 +49,7 @@ def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def start(*options: str) -> Server:
-        started.append(start_server(tmp_path / f"app-{len(started)}.log", *options))
+        started.append(start_server(tmp_path / f"app-{len(started)}.log", *WITHOUT_RATES, *options))
         return started[-1]
 
     yield start
