@@ -20,7 +20,6 @@ from steering.ui.session import Session, Sessions
 from steering.ui.settings import SETTINGS
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-NOT_SHARED = "An idea of your own stays with you: the link leads to the page's first idea."
 
 
 class ChatHandlers:
@@ -33,7 +32,6 @@ class ChatHandlers:
         self.models = models
         self.panes = [*components.chats, components.scope]
         self.settings = [components.settings[name] for name in SETTINGS]
-        self.strengths = [components.strength, components.other_strength]
 
     def attach(self, use: gr.Button, page: gr.Blocks) -> None:
         """Give every component its handler. ``use`` takes up the direction that was made."""

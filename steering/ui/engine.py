@@ -259,7 +259,9 @@ class Engine:
         """A random direction of equal length, the same one as long as ``direction`` is in use."""
         from steering.ui.columns import random_twin
 
-        return self._random_twins.setdefault(direction, random_twin(direction))
+        if direction not in self._random_twins:
+            self._random_twins[direction] = random_twin(direction)
+        return self._random_twins[direction]
 
     @cached_property
     def kept_rows(self) -> KeptRows:
