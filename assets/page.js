@@ -293,6 +293,25 @@
     if (button.dataset.presses) find(button.dataset.presses)?.click();
   }
 
+  // -------------------------------------------------------------- the first paint
+
+  // What steering/ui/first_paint.py put over the page goes when the page shows the same: all but the chart as soon as
+  // the answers stand, the chart when its lines are drawn. Nor does it stay if they never come.
+  const PAINT_ENDS = 15000;
+
+  function uncover() {
+    const paint = find('first-paint');
+    if (!paint) return;
+    const answered = document.querySelector('#pane-added .bot .message-content')?.textContent.trim();
+    const ready = answered && find('ask') && find('status-words')?.textContent && document.querySelector('#scope .card');
+    if (performance.now() > PAINT_ENDS || document.querySelector('#sc-line .scatterlayer path.js-line')) paint.remove();
+    else {
+      if (ready) paint.dataset.left = 'chart';
+      requestAnimationFrame(uncover);
+    }
+  }
+  uncover();
+
   // -------------------------------------------------------------- listening
 
   document.addEventListener('steering', (event) => {

@@ -46,6 +46,8 @@ _PARTS = {
     "temperature": ("t", float),
 }
 
+LINK_KEYS = tuple(letter for letter, _ in _PARTS.values())  # of an address, any of which makes it a link
+
 
 def link_query(linked: Linked) -> str:
     """The part of the address behind the question mark."""

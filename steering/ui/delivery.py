@@ -1,4 +1,4 @@
-"""How the page reaches a browser: compressed, and what never changes under its address only once.
+"""How the page reaches a browser: with its first paint, compressed, and what never changes under its address only once.
 
 Gradio compresses its scripts and styles but not the page itself, which carries the recorded run, the scope's scripts
 and every component's settings; and it lets a browser ask again for each of its files on every visit, although their
@@ -20,15 +20,21 @@ HASHED = re.compile(r"/assets/[^/]+-[\w-]{8}\.\w+$")
 VERSIONED = re.compile(rf"/theme\.css$|file={re.escape(ASSETS.as_posix())}/[^/]+$")
 VERSION = re.compile(rb"v=[0-9a-f]{16,64}")
 FOR_GOOD = "public, max-age=31536000, immutable"
+BODY = re.compile(rb"<body\b[^>]*>")
 COMPRESSION_LEVEL = 5  # 9 takes three times as long, and saves 2 % more
 
 
 class Delivery:
-    """Middleware of the page's server."""
+    """Middleware of the page's server.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        first_paint: markup for the beginning of the page's body (`steering.ui.first_paint`).
+    """
+
+    def __init__(self, app: ASGIApp, first_paint: str = "") -> None:
         self._app = app
-        self._compressed = GZipMiddleware(app, compresslevel=COMPRESSION_LEVEL)
+        page = _Painted(app, first_paint.encode()) if first_paint else app
+        self._compressed = GZipMiddleware(page, compresslevel=COMPRESSION_LEVEL)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
@@ -39,6 +45,39 @@ class Delivery:
             await self._app(scope, receive, _kept(send))
         else:
             await self._app(scope, receive, send)
+
+
+class _Painted:
+    """Puts markup at the beginning of the body of an answer that is a page."""
+
+    def __init__(self, app: ASGIApp, markup: bytes) -> None:
+        self._app = app
+        self._markup = markup
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message | None = None
+        parts: list[bytes] = []
+
+        async def painted(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                if message["status"] == 200 and headers.get("content-type", "").startswith("text/html"):
+                    start = message
+                    return
+            if start is None:
+                await send(message)
+                return
+            parts.append(message.get("body", b""))
+            if message.get("more_body"):
+                return
+            body = BODY.sub(lambda tag: tag[0] + self._markup, b"".join(parts), count=1)
+            if scope["method"] == "GET":
+                MutableHeaders(raw=start["headers"])["Content-Length"] = str(len(body))
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+
+        await self._app(scope, receive, painted)
 
 
 def is_page(scope: Scope) -> bool:

@@ -12,7 +12,13 @@ NO_UPLOAD = "A file is taken only if it was uploaded here; no address of one is.
 
 
 class Page(gr.Blocks):
-    """Gradio's blocks, except that forged input is an error with a sentence and leaves no traceback in the log."""
+    """Gradio's blocks, except that forged input is an error with a sentence and leaves no traceback in the log.
+
+    Attributes:
+        first_paint: what the page shows before its scripts have run (`steering.ui.first_paint`).
+    """
+
+    first_paint: str = ""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **named: Any) -> Any:
         """The handler's arguments, made of what came with the event.

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 SHORT_NAMES = ("As it is", "Taken out", "Turned up", "Fourth", "Fifth")
 COLUMNS_AT_FIRST = 3  # until the log names others
-_DASHES = ("2 2", "7 3", "none", "6 3 2 3", "9 2 2 2 2 2")  # by look
+DASHES = ("2 2", "7 3", "none", "6 3 2 3", "9 2 2 2 2 2")  # by look
+CHART_TITLE = "How much of the idea is inside, layer by layer"
+MAP_TITLE = "The same, word by word"
 DESCRIPTION = "Chat with one small language model three ways: as it is, with one idea taken out, and with it turned up."
 
 
@@ -44,7 +46,7 @@ def swatch(look: int, width: int = 26) -> str:
     return (
         f'<svg class="swatch" data-look="{look}" viewBox="0 0 {width} 10" width="{width}" height="10" '
         f'aria-hidden="true"><line x1="0" y1="5" x2="{width}" y2="5" stroke-width="2.5" '
-        f'stroke-dasharray="{_DASHES[look]}"/></svg>'
+        f'stroke-dasharray="{DASHES[look]}"/></svg>'
     )
 
 

@@ -11,7 +11,8 @@ from steering.ui.chat_handlers import ChatHandlers
 from steering.ui.chat_view import loading_line
 from steering.ui.columns import BESIDE
 from steering.ui.engine import Engine
-from steering.ui.ideas import example_of, questions_of
+from steering.ui.first_paint import Console, first_paint
+from steering.ui.ideas import example_of, questions_of, title_of
 from steering.ui.inputs import Page
 from steering.ui.layout import build_layout
 from steering.ui.make import build_make_tab
@@ -20,7 +21,7 @@ from steering.ui.operator import Operator
 from steering.ui.session import Session, Sessions
 
 
-def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> gr.Blocks:
+def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> Page:
     """The whole page for one engine; the engine may still be loading its model."""
     chat = Chat(engine, operator)
     sessions = Sessions(FIRST_IDEA, operator.limits.sessions)
@@ -43,6 +44,17 @@ def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> gr.Bl
             answers=chat.view(nobody)[:-1],
             log=chat.rest_log(nobody) + loading_line(engine.loading),
             limits=operator.limits,
+        )
+        page.first_paint = first_paint(
+            Console(
+                ideas=[label for label, _ in chat.choices(nobody)],
+                idea=title_of(FIRST_IDEA, nobody),
+                question=example_of(FIRST_IDEA),
+                examples=questions_of(FIRST_IDEA),
+                besides=[label for label, _ in BESIDE],
+                strength=first.start,
+            ),
+            chat.rest_log(nobody),
         )
         make = build_make_tab(components, engine, sessions, operator.limits)
         build_blind_tab(components, chat, sessions)

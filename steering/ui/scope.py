@@ -39,7 +39,7 @@ import gradio as gr
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steering.ui.markup import INSPECTOR, column_buttons
+from steering.ui.markup import CHART_TITLE, INSPECTOR, MAP_TITLE, column_buttons
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -274,7 +274,7 @@ _TEMPLATE = f"""
 <div class="scope" data-plotly="{asset_url("plotly-cartesian.min.js")}">
   <section class="card" id="sc-linecard">
     <div class="card-head">
-      <h2>How much of the idea is inside, layer by layer</h2><span class="which" id="sc-which"></span>
+      <h2>{CHART_TITLE}</h2><span class="which" id="sc-which"></span>
     </div>
     {INSPECTOR}
     <div class="plot">
@@ -284,7 +284,7 @@ _TEMPLATE = f"""
   </section>
   <section class="card" id="sc-mapcard">
     <div class="card-head">
-      <h2>The same, word by word</h2>
+      <h2>{MAP_TITLE}</h2>
       <div id="sc-toggles">{column_buttons("Answer shown in the map", pressed=2)}</div>
     </div>
     <div id="sc-mapbox" tabindex="0" role="application" aria-roledescription="map" aria-describedby="sc-read"

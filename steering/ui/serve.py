@@ -68,7 +68,7 @@ def serve(arguments: list[str] | None = None) -> None:
         app_kwargs={
             **APP_OPTIONS,
             "routes": served,
-            "middleware": [Middleware(Guard, operator=operator), Middleware(Delivery)],
+            "middleware": [Middleware(Guard, operator=operator), Middleware(Delivery, first_paint=page.first_paint)],
         },
         mcp_server=True,
         **page_options(),
