@@ -303,7 +303,8 @@ function loadPlotly() {
   script.onload = () => schedule();
   document.head.append(script);
 }
-if (!window.Plotly) loadPlotly();
+// Not before the answers and the controls can be seen: reading so large a script would hold them up.
+if (!window.Plotly) requestAnimationFrame(() => setTimeout(loadPlotly));
 
 function drawChart() {
   if (!window.Plotly || !size.chart.width) return;

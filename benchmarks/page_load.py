@@ -64,7 +64,7 @@ WATCH = """() => {
     const plot = document.querySelector('#sc-line .scatterlayer path.js-line');
     note('page', document.querySelector('#ask') && answer);
     note('plot', plot);
-    note('text', first ? first.querySelector('[data-look="2"] .said') : answer);
+    note('text', first ? first.querySelector('[data-look="2"] .chat .said') : answer);
     note('chart', first ? first.querySelector('.lines path[data-look="2"]') : plot);
     if (!seen.page || !seen.plot) requestAnimationFrame(look);
   };
