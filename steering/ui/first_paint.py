@@ -85,8 +85,7 @@ def first_paint(console: Console, log: str) -> str:
     {_console(console, run)}
     <div id="switcher">{markup.column_buttons("", pressed=0)}</div>
     <div id="panes">{"".join(_pane(run, column, console.question) for column in sorted(run.tokens))}</div>
-    <div id="statusbar"><div id="status"><div class="status" data-s="loading"><i></i><span id="status-words">Recorded
-      example.</span></div></div></div>
+    <div id="statusbar">{_status()}</div>
     <div id="scope"><div class="scope">{_chart(run)}{_map()}</div></div>
   </div></div>
 </div></div>"""
@@ -192,6 +191,14 @@ def _answer(run: _Run, column: int) -> str:
     )
 
 
+def _status() -> str:
+    """As it is for most of the time that the example is looked at, so that what stands below keeps its place."""
+    words = "Recorded example. Press “Ask all three” to run it live."
+    actions = "".join(f'<button class="quiet">{name}</button>' for name in markup.ACTIONS)
+    status = markup.STATUS.replace('id="status-words">', f'id="status-words">{words}').replace(" hidden>", ">")
+    return f'<div id="status">{status}</div>{actions}<div id="takewrap">{markup.TAKE}</div>'
+
+
 def _chart(run: _Run) -> str:
     shown = {column: run.tokens[column][-1][1] for column in sorted(run.tokens)}
     every = [value for tokens in run.tokens.values() for _, cosines in tokens for value in cosines]
@@ -242,8 +249,9 @@ def _chart(run: _Run) -> str:
 
 def _map() -> str:
     return (
-        f'<section class="card"><div class="card-head"><h2>{markup.MAP_TITLE}</h2></div><div id="sc-mapbox"></div>'
-        '<div class="card-foot"></div></section>'
+        f'<section class="card" id="sc-mapcard"><div class="card-head"><h2>{markup.MAP_TITLE}</h2><div id="sc-toggles">'
+        f'{markup.column_buttons("", pressed=2)}</div></div><div id="sc-mapbox"></div><div class="card-foot"><p></p>'
+        '<div class="ramp"><span>less</span><i></i><span>more</span></div></div></section>'
     )
 
 

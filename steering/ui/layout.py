@@ -153,11 +153,12 @@ def build_layout(
             with gr.Row(elem_id="statusbar"):
                 fixed(markup.STATUS, "status")
                 branch_back, branch_on = _branches()
-                retry = action("Try again", "retry")
-                undo = action("Undo", "undo")
-                edit = action("Edit", "edit")
-                clear = action("Clear", "clear")
-                idea_card = action("Its card", "idea-card")
+                retry, undo, edit, clear, idea_card = (
+                    action(words, elem_id)
+                    for words, elem_id in zip(
+                        markup.ACTIONS, ("retry", "undo", "edit", "clear", "idea-card"), strict=True
+                    )
+                )
                 fixed(markup.TAKE, "takewrap")
             scope = build_scope(log)
             looked = _looked()

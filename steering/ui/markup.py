@@ -8,6 +8,7 @@ from collections.abc import Sequence
 SHORT_NAMES = ("As it is", "Taken out", "Turned up", "Fourth", "Fifth")
 COLUMNS_AT_FIRST = 3  # until the log names others
 DASHES = ("2 2", "7 3", "none", "6 3 2 3", "9 2 2 2 2 2")  # by look
+ACTIONS = ("Try again", "Undo", "Edit", "Clear", "Its card")  # in their order under the answers
 CHART_TITLE = "How much of the idea is inside, layer by layer"
 MAP_TITLE = "The same, word by word"
 DESCRIPTION = "Chat with one small language model three ways: as it is, with one idea taken out, and with it turned up."
