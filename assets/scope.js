@@ -304,7 +304,8 @@ function loadPlotly() {
   document.head.append(script);
 }
 // Not before the answers and the controls can be seen: reading so large a script would hold them up.
-if (!window.Plotly) requestAnimationFrame(() => setTimeout(loadPlotly));
+const idle = window.requestIdleCallback || ((then) => requestAnimationFrame(() => setTimeout(then))); // Safari has none
+if (!window.Plotly) idle(loadPlotly, { timeout: 1000 });
 
 function drawChart() {
   if (!window.Plotly || !size.chart.width) return;
