@@ -295,8 +295,8 @@
 
   // -------------------------------------------------------------- the first paint
 
-  // What steering/ui/first_paint.py put over the page goes when the page shows the same: all but the chart as soon as
-  // the answers stand, the chart when its lines are drawn. Nor does it stay if they never come.
+  // What steering/ui/first_paint.py put over the page goes when the page shows the same, and does not stay if it never
+  // does.
   const PAINT_ENDS = 15000;
 
   function uncover() {
@@ -304,11 +304,8 @@
     if (!paint) return;
     const answered = document.querySelector('#pane-added .bot .message-content')?.textContent.trim();
     const ready = answered && find('ask') && find('status-words')?.textContent && document.querySelector('#scope .card');
-    if (performance.now() > PAINT_ENDS || document.querySelector('#sc-line .scatterlayer path.js-line')) paint.remove();
-    else {
-      if (ready) paint.dataset.left = 'chart';
-      requestAnimationFrame(uncover);
-    }
+    if (ready || performance.now() > PAINT_ENDS) paint.remove();
+    else requestAnimationFrame(uncover);
   }
   uncover();
 

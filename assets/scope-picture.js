@@ -103,6 +103,7 @@ async function sheetSvg() {
 document.addEventListener('click', async (event) => {
   const button = event.target.closest ? event.target.closest('#save-png, #save-svg') : null;
   if (!button) return;
+  await loadPlotly();
   if (!window.Plotly || !longest()) {
     put(find('spoken'), 'There is no plot to save yet.');
     return;

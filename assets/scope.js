@@ -297,18 +297,60 @@ const chosen = () => hover || pinned;
 
 // ---------------------------------------------------------------- the line chart
 
+// Plotly is a large script, half a second of a slow machine's time. The lines that came with the page's file
+// (steering/ui/first_paint.py) stand in for it until something else must be drawn, a pointer or the keyboard comes near,
+// or nobody has done anything for a while.
+const QUIET = 5000; // ms
+let plotly = null;
+let still = null;
+
+// Resolves when Plotly is there, or could not be had; then the next call tries again.
 function loadPlotly() {
-  const script = document.createElement('script');
-  script.src = element.querySelector('.scope').dataset.plotly;
-  script.onload = () => schedule();
-  document.head.append(script);
+  plotly ||= new Promise((resolve) => {
+    const script = document.createElement('script');
+    script.src = element.querySelector('.scope').dataset.plotly;
+    script.onload = () => { schedule(); resolve(); };
+    script.onerror = () => { plotly = null; resolve(); };
+    document.head.append(script);
+  });
+  return plotly;
 }
-// Not before the answers and the controls can be seen: reading so large a script would hold them up.
-const idle = window.requestIdleCallback || ((then) => requestAnimationFrame(() => setTimeout(then))); // Safari has none
-if (!window.Plotly) idle(loadPlotly, { timeout: 1000 });
+
+function standIn() {
+  const lines = find('first-paint')?.shadowRoot?.querySelector('.lines');
+  if (!lines || window.Plotly) return;
+  still = lines.cloneNode(true);
+  element.querySelector('.plot').append(still);
+  for (const kind of ['pointerenter', 'focusin', 'touchstart']) {
+    find('sc-linecard').addEventListener(kind, () => loadPlotly(), { once: true, passive: true });
+  }
+  const idle = window.requestIdleCallback || ((then) => then()); // Safari has none
+  let timer = 0;
+  const wait = () => {
+    clearTimeout(timer);
+    if (!plotly) timer = setTimeout(() => idle(() => loadPlotly()), QUIET);
+  };
+  for (const kind of ['pointerdown', 'keydown', 'wheel']) addEventListener(kind, wait, { passive: true, capture: true });
+  wait();
+}
+standIn();
+
+// Whether the lines that stand in are those that Plotly would draw.
+function standsIn() {
+  if (!still) return false;
+  if (!run) return true; // the log is still to be read
+  still.dataset.run ??= String(run.run);
+  return still.dataset.run === String(run.run) && isRecorded() && !isReplaying() && !chosen()
+    && columnCount() === still.querySelectorAll('.name').length && !RUNNING.includes(state.state);
+}
 
 function drawChart() {
-  if (!window.Plotly || !size.chart.width) return;
+  if (!size.chart.width) return;
+  if (!window.Plotly) {
+    put(find('sc-which'), whichWords(chosen(), shownSeries()));
+    if (!standsIn()) loadPlotly();
+    return;
+  }
   const left = chartDue - performance.now();
   if (left > 0) {
     if (!chartTimer) chartTimer = setTimeout(() => { chartTimer = 0; schedule(); }, left);
@@ -323,7 +365,10 @@ function drawChart() {
   window.Plotly.react(line, traces(series, layers), chartLayout(layers), {
     displayModeBar: false, doubleClick: 'reset', responsive: false, showTips: false,
   });
-  if (first) line.on('plotly_relayout', () => schedule());
+  if (first) {
+    line.on('plotly_relayout', () => schedule());
+    still?.remove();
+  }
   placeNames(series, layers);
   const now = performance.now();
   chartDue = Math.max(started + CHART_INTERVAL, now + (now - started) * (1 / CHART_SHARE - 1));

@@ -47,7 +47,7 @@ GOALS: dict[str, float | None] = {
     "chart is drawn, s": 1.5,
     "largest contentful paint, s": 1.2,
     "page can be used, s": None,
-    "chart can be used, s": None,
+    "a pointer on the chart, to what Plotly drew, s": None,
     **dict.fromkeys(SHIFTS, 0.05),
 }
 TIMES = dict(zip(("text", "chart", "paint", "page", "plot"), GOALS, strict=False))
@@ -167,9 +167,14 @@ def _open(browser: Browser, address: str, measured: Measured) -> Page:
 
 def _visit(browser: Browser, address: str, measured: Measured) -> None:
     page = _open(browser, address, measured)
-    page.wait_for_function("window.seen.page && window.seen.plot")
+    page.wait_for_function("window.seen.page")
     measured.shifts(SHIFTS[0], page)
-    seen = page.evaluate("seen")  # before anything is pressed: the largest paint ends with that
+    paint = page.evaluate("seen.paint")  # before a pointer comes: the largest paint ends with what is pressed
+    asked = page.evaluate("performance.now()")
+    page.locator("#sc-line").hover()  # Plotly's script is fetched when someone comes to the chart
+    page.wait_for_function("window.seen.plot")
+    seen = page.evaluate("seen") | {"paint": paint}
+    seen["plot"] -= asked
     for key, name in TIMES.items():
         measured.figures[name].append(seen[key] / 1000)
     for label, count in (("One knob", 5), ("Three", 3)):
