@@ -2,7 +2,7 @@
 
 A conversation of several turns in three columns, through the program's own desk: from asking to the first token that
 is reported. Two conversations take turns, one of a visitor whose rows are kept, one of a visitor for whom nothing is.
-Replies have their full length: the tokens that would end them do not.
+Replies have their full length: the tokens that would end them cannot be chosen.
 
     python -m benchmarks.first_token [--rounds 3] [--turns 6] [--tokens 100]
 """
@@ -14,6 +14,9 @@ import time
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from benchmarks.live_control import loaded_engine
 from benchmarks.machine import print_machine
@@ -70,13 +73,27 @@ class Talk:
         return self.seconds[-1] / self.seconds[0]
 
 
+def _never_choose(tokens: list[int]) -> None:
+    """Let no reply have any of these tokens. (To ignore them instead would leave them in the middle of a reply.)"""
+    from steering.sampling import Sampler
+
+    choose = Sampler.choose
+
+    def without(sampler: Sampler, logits: Tensor, rows: list[int]) -> Tensor:
+        barred = logits.clone()
+        barred[:, tokens] = -torch.inf
+        return choose(sampler, barred, rows)
+
+    Sampler.choose = without  # type: ignore[method-assign]
+
+
 def measure(engine: Engine, rounds: int, turns: int, tokens: int) -> tuple[list[Talk], list[Talk], int]:
     """Conversations with kept rows and without, in turn, and the most bytes that were kept of one."""
     kept_talks: list[Talk] = []
     plain_talks: list[Talk] = []
     most = 0
     model = engine.ready_model()
-    model.__dict__["end_tokens"] = frozenset()  # every reply has its full length
+    _never_choose(sorted(model.end_tokens))
     warm = Talk("")
     for question in QUESTIONS[:2]:
         warm.ask(engine, question, 8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steering import template
+from steering import own_words, template
 from steering.architectures import Architecture, find_architecture
 from steering.errors import ModelError
 from steering.model_files import load_tokenizer, load_weights, pack_weights, read_config, revision_of
@@ -152,8 +152,8 @@ class ChatModel:
         return template.render(self.tokenizer, messages, self.thinking)
 
     def encode(self, messages: list[Message]) -> list[int]:
-        """Token ids of :meth:`format`."""
-        return template.encode(self.tokenizer, self.format(messages))
+        """Token ids of :meth:`format`; replies that remember theirs stand in it with them (`steering.own_words`)."""
+        return own_words.encode(self.tokenizer, messages, self.thinking)
 
 
 def load_model(

@@ -271,7 +271,7 @@ class TurnWriter:
         self._report(
             Tick(
                 "".join(self._lines),
-                texts=step.answers,
+                texts=_written(step),
                 thoughts=step.thoughts,
                 n_tokens=step.n_tokens,
                 likeliest=self._likeliest,
@@ -284,6 +284,16 @@ class TurnWriter:
 
     def _words(self, ids: list[int], probabilities: list[float]) -> Likeliest:
         return [(_text_of(self.model.tokenizer, i), p) for i, p in zip(ids, probabilities, strict=True)]
+
+
+def _written(step: Step) -> list[str]:
+    """The answers, each with its tokens for the turns to come; behind a thought, which those do not read, without."""
+    from steering.own_words import Written
+
+    return [
+        answer if n_thought else Written(answer, ids)
+        for answer, ids, n_thought in zip(step.answers, step.token_ids, step.n_thought, strict=True)
+    ]
 
 
 @lru_cache(maxsize=4096)
