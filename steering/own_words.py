@@ -97,9 +97,7 @@ def _tokens_within(
     offsets: Sequence[tuple[int, int]], start: int, end: int, first: int
 ) -> tuple[int | None, int | None]:
     """The tokens, from ``first`` on, that stand for a span's characters and nothing else; None if there are none."""
-    touching = [
-        place for place in range(first, len(offsets)) if offsets[place][0] < end and offsets[place][1] > start
-    ]
+    touching = [place for place in range(first, len(offsets)) if offsets[place][0] < end and offsets[place][1] > start]
     if not touching or offsets[touching[0]][0] < start or offsets[touching[-1]][1] > end:
         return None, None
     return touching[0], touching[-1] + 1
