@@ -45,6 +45,7 @@ def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> Page:
             log=chat.rest_log(nobody) + loading_line(engine.loading),
             limits=operator.limits,
         )
+        page.visitors = sessions
         page.first_paint = first_paint(
             Console(
                 ideas=[label for label, _ in chat.choices(nobody)],

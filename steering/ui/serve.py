@@ -15,6 +15,7 @@ from steering.ui.delivery import Delivery
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.gpu import ZERO_GPU
 from steering.ui.guard import Guard
+from steering.ui.inputs import Page
 from steering.ui.journal import keep_journal, note
 from steering.ui.layout import page_options
 from steering.ui.memory import keep_memory_small
@@ -74,7 +75,7 @@ def serve(arguments: list[str] | None = None) -> None:
         **page_options(),
     )
     note("start", version=library_version(), address=page.local_url, model=options.model, **dataclasses.asdict(limits))
-    _watch(engine, asked_to_end)
+    _watch(engine, page, asked_to_end)
     operator.end()
     page.close(verbose=False)
     note("ended", seconds=round(operator.activity.uptime))
@@ -94,11 +95,12 @@ def zero_desk() -> Worker | None:
     return ZeroDesk()
 
 
-def _watch(engine: Engine, until: threading.Event) -> None:
-    """Note each model that comes into use, and each that does not come, until the program is asked to end."""
+def _watch(engine: Engine, page: Page, until: threading.Event) -> None:
+    """Until the program is asked to end, note each model that comes into use or does not, and forget who has left."""
     in_use: object = None
     failed: object = None
     while not until.wait(LOOK_FOR_NEWS):
+        page.forget_left()
         model, loading = engine.model, engine.loading
         if model is not None and model is not in_use:
             in_use = model

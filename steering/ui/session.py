@@ -141,6 +141,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._sessions
+
     def of(self, request: Any) -> Session:
         """The session of a request of the page."""
         key = request.session_hash or ""
