@@ -20,6 +20,7 @@ from steering.ui.session import Session, Sessions
 from steering.ui.settings import SETTINGS
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+NOT_HERE = "The link names an idea that is not on this page; “{}” stands here instead."
 
 
 class ChatHandlers:
@@ -281,7 +282,8 @@ class ChatHandlers:
         if linked.other in ideas and linked.other != session.idea:
             self.chat.choose_other(session, str(linked.other))
             session.other_strength = linked.other_strength or session.other_strength
-        session.log = self.chat.rest_log(session) + loading_line(self.chat.engine.loading)
+        note = "" if linked.idea in (None, *ideas) else NOT_HERE.format(title_of(session.idea, session))
+        session.log = self.chat.rest_log(session) + loading_line(self.chat.engine.loading, note)
         values = self._chosen_values(session, message)
         if linked.strength is not None and linked.idea == session.idea:
             range_ = self.chat.strength(session)

@@ -150,13 +150,16 @@ class ChatView:
         return questions_of(session.idea)
 
 
-def loading_line(loading: Loading | None) -> str:
-    """The log's line about a model on its way; that nothing happens where there is none."""
+def loading_line(loading: Loading | None, message: str = "") -> str:
+    """The log's line about a model on its way; that nothing happens where there is none.
+
+    ``message``: as in `state_line`, but an error's own sentence is said instead.
+    """
     if loading is None:
-        return state_line("idle")
+        return state_line("idle", message)
     if loading.error:
         return state_line("error", loading.error)
-    return state_line("loading", button=f"Loading… {loading.percent}%")
+    return state_line("loading", message, button=f"Loading… {loading.percent}%")
 
 
 def _messages(turn: Turn, column: str, is_live: bool) -> Messages:

@@ -26,6 +26,8 @@ from driving import (
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from steering.ui.chat_handlers import NOT_HERE
+
 OpenPage = Callable[..., Page]
 QUESTION = "What lies at the bottom of the sea?"
 SECRET = "My name is Ada Xylophone, and it is nobody's business."
@@ -87,8 +89,10 @@ def test_nonsense_in_the_address_does_no_harm(open_page: OpenPage) -> None:
         "t": "hot",
         "__proto__": "x",
     }
+    open_page()  # so that the model is there, and nothing has to be said of it
     page = open_page(link=urlencode(nonsense))
-    wait_for_example(page)
+    expect(page.locator("#status-words")).to_have_text(NOT_HERE.format("Poetic"))
+    assert len(answers(page)) == 3
     expect(page.locator("#message textarea")).to_have_value(nonsense["q"])
     assert page.evaluate("window.broken") is None
     assert page.get_by_role("radio", name="Poetic").is_checked()
