@@ -31,6 +31,7 @@ LAYERS = (
         "contrast_rows",
         "near_duplicates",
         "out_of_memory",
+        "own_words",
         "packed",
         "prompt_trees",
         "template",
