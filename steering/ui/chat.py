@@ -242,7 +242,7 @@ class Chat(ChatView):
         if idea != session.idea:
             session.stop()
             session.editing = None
-        session.idea = idea
+        session.idea, session.notice = idea, ""
         session.log = self.rest_log(session)
 
     def compare(self, session: Session, beside: str) -> bool:

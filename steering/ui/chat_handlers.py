@@ -282,8 +282,9 @@ class ChatHandlers:
         if linked.other in ideas and linked.other != session.idea:
             self.chat.choose_other(session, str(linked.other))
             session.other_strength = linked.other_strength or session.other_strength
-        note = "" if linked.idea in (None, *ideas) else NOT_HERE.format(title_of(session.idea, session))
-        session.log = self.chat.rest_log(session) + loading_line(self.chat.engine.loading, note)
+        if linked.idea not in (None, *ideas):
+            session.notice = NOT_HERE.format(title_of(session.idea, session))
+        session.log = self.chat.rest_log(session) + loading_line(self.chat.engine.loading, session.notice)
         values = self._chosen_values(session, message)
         if linked.strength is not None and linked.idea == session.idea:
             range_ = self.chat.strength(session)

@@ -63,9 +63,10 @@ class ChatView:
             return session.live.log
         turns = self.shown_turns(session)
         beginning = self.beginning(session)
+        notice = "" if session.conversation(session.idea).was_used else session.notice
         if turns:
-            return beginning + turns[-1].log_of(session.columns)
-        return beginning + state_line("idle", self._note(session))
+            return beginning + turns[-1].log_of(session.columns) + (state_line("idle", notice) if notice else "")
+        return beginning + state_line("idle", notice or self._note(session))
 
     def beginning(self, session: Session) -> str:
         """What a log of the idea in view begins with: the columns, and which branch this is if there are others."""
@@ -151,12 +152,12 @@ class ChatView:
 
 
 def loading_line(loading: Loading | None, message: str = "") -> str:
-    """The log's line about a model on its way; that nothing happens where there is none.
+    """The log's line about a model on its way; nothing where there is none.
 
     ``message``: as in `state_line`, but an error's own sentence is said instead.
     """
     if loading is None:
-        return state_line("idle", message)
+        return ""
     if loading.error:
         return state_line("error", loading.error)
     return state_line("loading", message, button=f"Loading… {loading.percent}%")

@@ -305,7 +305,6 @@ def _pane(name: str, column: int, messages: Sequence[Any]) -> gr.Chatbot:
             show_label=False,
             container=False,
             layout="panel",
-            height=244,
             buttons=[],
             feedback_options=None,
             sanitize_html=True,

@@ -28,7 +28,7 @@ def record(engine: Engine, idea: str, progress: Progress) -> Path:
     Raises:
         SteeringError: if the idea is no preset, or the model is not the one the presets' directions are for.
     """
-    turn = _written(engine, idea, progress)
+    turn = written(engine, idea, progress)
     content: dict[str, Any] = {name: getattr(turn, name) for name in KEPT}
     content["likeliest"] = [
         [column, number, [[text, round(probability, 4)] for text, probability in words]]
@@ -43,7 +43,8 @@ def record(engine: Engine, idea: str, progress: Progress) -> Path:
     return path
 
 
-def _written(engine: Engine, idea: str, progress: Progress) -> Turn:
+def written(engine: Engine, idea: str, progress: Progress) -> Turn:
+    """The turn that `record` keeps: an idea's own question at the page's first settings, answered in five columns."""
     from steering.interventions import Dial
 
     card = preset_card(idea)

@@ -73,6 +73,7 @@ class Session:
         sign: −1 when the third answer shows the opposite.
         tries: how often a question was asked again; moves the seed.
         own: directions of the visitor's own, by key.
+        notice: what to know before the first question, said while nothing was asked yet.
         model_seen: name and revision of the model the page was last told of.
         words: what the settings said about it then.
         refused: the load that failed last, as far as the page was told.
@@ -96,6 +97,7 @@ class Session:
     sign: int = 1
     tries: int = 0
     own: dict[str, Direction] = field(default_factory=dict)
+    notice: str = ""
     model_seen: tuple[str, str] = ("", "")
     words: str = ""
     refused: Loading | None = None
