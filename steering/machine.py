@@ -16,6 +16,8 @@ from torch import Tensor
 
 from steering.weights import cache_folder
 
+QUIET_SECONDS = 0.1
+
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a model may still take on ``device``."""
@@ -36,8 +38,12 @@ def preferred_dtype(device: torch.device) -> torch.dtype:
 
 
 def preferred_threads() -> int:
-    """How many torch threads a decode step runs fastest with; measured once on a machine, then remembered."""
-    return int(_remembered("threads", _measure_threads))
+    """How many torch threads a decode step runs fastest with; measured once on a machine, then remembered.
+
+    Beside other work more threads than there are free cores look slow. What is measured then holds for this process
+    only, so that a busy moment does not slow down every later start.
+    """
+    return int(_remembered("threads of a quiet machine", _measure_threads, lasting=_is_quiet))
 
 
 def onednn_float32_is_faster() -> bool:
@@ -45,17 +51,32 @@ def onednn_float32_is_faster() -> bool:
     return _remembered("float32 product", _measure_float32_product) == "onednn"
 
 
-def _remembered(name: str, measure: Callable[[], str]) -> str:
-    """The stored answer for this processor and torch version, or a fresh one, stored."""
+_measured_beside_others: dict[tuple[Path, str], str] = {}
+
+
+def _remembered(name: str, measure: Callable[[], str], lasting: Callable[[], bool] = lambda: True) -> str:
+    """The answer stored for this processor and torch version, or a fresh one, stored if ``lasting()``, before and after."""
     path = cache_folder() / "machine.json"
     key = f"{platform.processor() or platform.machine()} x{psutil.cpu_count()} torch {torch.__version__} {name}"
     known = _read(path)
-    if key not in known:
-        known = _read(path) | {key: measure()}
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(known, indent=1))
-        partial.replace(path)
-    return known[key]
+    if key in known:
+        return known[key]
+    if (path, key) in _measured_beside_others:
+        return _measured_beside_others[path, key]
+    lasts = lasting()
+    answer = measure()
+    if not (lasts and lasting()):
+        _measured_beside_others[path, key] = answer
+        return answer
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(_read(path) | {key: answer}, indent=1))
+    partial.replace(path)
+    return answer
+
+
+def _is_quiet() -> bool:
+    """Whether at most an eighth of the processor is in use."""
+    return psutil.cpu_percent(interval=QUIET_SECONDS) <= 12.5
 
 
 def _read(path: Path) -> dict[str, str]:

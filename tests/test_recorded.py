@@ -15,8 +15,8 @@ from steering.ui.recording import written
 from steering.ui.scope import parse
 
 IDEA = "poetic"  # the first one shown
-# Two processors round bfloat16 sums in other orders. Where two tokens are so close either may win, and from there on the
-# answers are different ones.
+# Two processors round bfloat16 sums in other orders. Where two tokens are so close either may win, and from there on
+# the answers are different ones.
 NEAR_TIE = 0.35  # nats between their probabilities as recorded
 COSINE_NOISE = 0.06
 
