@@ -55,7 +55,7 @@ _measured_beside_others: dict[tuple[Path, str], str] = {}
 
 
 def _remembered(name: str, measure: Callable[[], str], lasting: Callable[[], bool] = lambda: True) -> str:
-    """The answer stored for this processor and torch version, or a fresh one, stored if ``lasting()``, before and after."""
+    """The answer stored for this processor and torch version, or a fresh one, stored if ``lasting()``."""
     path = cache_folder() / "machine.json"
     key = f"{platform.processor() or platform.machine()} x{psutil.cpu_count()} torch {torch.__version__} {name}"
     known = _read(path)
