@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Any
 
 from steering.architectures import Layout, StoredWrite, find_layout, stored_write
 from steering.errors import ModelError, SteeringError
+from steering.tensor_files import DTYPES, StoredTensor, stored_tensors
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"  # in the order transformers looks for them
-FLOATS = {"F16", "BF16", "F32", "F64"}
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Checkpoint:
     Attributes:
         label: the model's name for people.
         config: what transformers makes of config.json, with the defaults of the family.
-        shards: the tensors of each weight file, by its name.
-        shapes: of every tensor.
+        shards: the names of the tensors of each weight file, by its name, in the order in which they lie there.
+        tensors: every tensor, by name.
     """
 
     folder: Path
@@ -33,7 +31,7 @@ class Checkpoint:
     config: Any
     layout: Layout
     shards: dict[str, list[str]]
-    shapes: dict[str, list[int]]
+    tensors: dict[str, StoredTensor]
 
     @classmethod
     def read(cls, folder: Path, label: str) -> Checkpoint:
@@ -44,16 +42,16 @@ class Checkpoint:
         """
         config = _read_config(folder)
         layout = find_layout(config.model_type)
-        shards, shapes = {}, {}
+        shards: dict[str, list[str]] = {}
+        tensors: dict[str, StoredTensor] = {}
         for shard in _shard_names(folder):
-            with opened(folder / shard) as file:
-                shards[shard] = list(file.keys())
-                for name in shards[shard]:
-                    stored = file.get_slice(name)
-                    shapes[name] = list(stored.get_shape())
-                    if stored_write(layout, name) and stored.get_dtype() not in FLOATS:
-                        raise _quantised(folder, stored.get_dtype())
-        checkpoint = cls(folder, label, config, layout, shards, shapes)
+            held = stored_tensors(folder / shard)
+            shards[shard] = list(held)
+            tensors |= held
+            for name, tensor in held.items():
+                if stored_write(layout, name) and tensor.dtype not in DTYPES:
+                    raise _quantised(folder, tensor.dtype)
+        checkpoint = cls(folder, label, config, layout, shards, tensors)
         checkpoint._require_whole()
         return checkpoint
 
@@ -68,7 +66,7 @@ class Checkpoint:
     @cached_property
     def writes(self) -> dict[str, StoredWrite]:
         """The tensors that write to the stream, by name."""
-        found = {name: stored_write(self.layout, name) for name in self.shapes}
+        found = {name: stored_write(self.layout, name) for name in self.tensors}
         return {name: write for name, write in found.items() if write is not None}
 
     @property
@@ -79,7 +77,7 @@ class Checkpoint:
     def output(self) -> str:
         """The name of the output matrix, in the files or, if it is tied, for them."""
         # A family's own name in its files may differ from the one transformers gives it once loaded, and may save.
-        return "lm_head.weight" if "lm_head.weight" in self.shapes else f"{self.layout.output}.weight"
+        return "lm_head.weight" if "lm_head.weight" in self.tensors else f"{self.layout.output}.weight"
 
     @property
     def says_tied(self) -> bool:
@@ -88,26 +86,27 @@ class Checkpoint:
     @property
     def is_tied(self) -> bool:
         """Whether the output matrix is the embedding, and not a tensor of its own."""
-        return self.says_tied and self.output not in self.shapes
+        return self.says_tied and self.output not in self.tensors
 
     def _require_whole(self) -> None:
         """Raise ModelError unless every write of every layer is here with the right width."""
         expected = {(layer, write) for layer in range(self.n_layers) for write in range(len(self.layout.projections))}
         found = {(write.layer, write.write) for write in self.writes.values() if write.axis == -2}
         lost = [f"what layer {layer} writes" for layer, _ in sorted(expected - found)]
-        lost += [] if self.embedding in self.shapes else [self.embedding]
-        lost += [] if self.is_tied or self.output in self.shapes else [self.output]
+        lost += [] if self.embedding in self.tensors else [self.embedding]
+        lost += [] if self.is_tied or self.output in self.tensors else [self.output]
         norms = {write.norm for write in self.writes.values() if write.norm}
-        lost += sorted(norms - set(self.shapes))
+        lost += sorted(norms - set(self.tensors))
         if lost:
             raise ModelError(
                 f"The weights in {self.folder} lack {lost[0]}, or have it under an unknown name. Fetch the model again."
             )
         for name, write in self.writes.items():
-            if self.shapes[name][write.axis] != self.d_model:
+            shape = list(self.tensors[name].shape)
+            if shape[write.axis] != self.d_model:
                 raise ModelError(
-                    f"{name} in {self.folder} has the shape {self.shapes[name]}, which does not fit the width "
-                    f"{self.d_model} in config.json. Fetch the model again."
+                    f"{name} in {self.folder} has the shape {shape}, which does not fit the width {self.d_model} in "
+                    "config.json. Fetch the model again."
                 )
 
 
@@ -151,20 +150,3 @@ def _shard_names(folder: Path) -> list[str]:
         if Path(str(name)).name != name or not (folder / name).is_file():
             raise ModelError(f"The weights {name} are not in {folder}. Fetch the model again.")
     return names
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, open for reading.
-
-    Raises:
-        ModelError: if it is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        opened = safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Fetch the model again.") from error
-    with opened as file:
-        yield file

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -44,6 +45,20 @@ def preferred_threads() -> int:
     only, so that a busy moment does not slow down every later start.
     """
     return int(_remembered("threads of a quiet machine", _measure_threads, lasting=_is_quiet))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch computes with one thread, as is best for many short operations between reads and writes of files.
+
+    More threads wait for each other after each, which beside other work takes longer than the operation.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def onednn_float32_is_faster() -> bool:

@@ -24,8 +24,9 @@ from steering.checkpoints import Checkpoint
 from steering.companion_files import companions, copy_companions
 from steering.directions import Direction
 from steering.edited_model_card import APPROXIMATION, CARD_FILE, edited_model_card, public_label
-from steering.edited_shards import verify_weights, write_weights
+from steering.edited_shards import Changes, verify_weights, write_weights
 from steering.errors import SteeringError
+from steering.machine import one_thread
 from steering.progress import Progress, silent
 from steering.weight_edits import weight_edits
 from steering.weights import model_folder
@@ -67,21 +68,29 @@ def orthogonalize(
         raise SteeringError(f"{target} exists already. Choose another folder, or remove it first.")
     checkpoint = Checkpoint.read(model_folder(source, progress=progress), public_label(source))
     direction.require_fit(checkpoint)
-    edits = weight_edits(checkpoint, direction.ablation_basis)
+    changes = _changes(checkpoint, direction)
     card = edited_model_card(source, checkpoint, direction)
     try:
-        _require_space(checkpoint, target.parent)
+        _require_space(checkpoint, changes, target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _renamed_when_whole(target) as partial:
+        with one_thread(), _renamed_when_whole(target) as partial:
             copy_companions(checkpoint.folder, partial)
-            write_weights(checkpoint, edits, partial, progress)
+            write_weights(checkpoint, changes, partial, progress)
             (partial / CARD_FILE).write_text(card, encoding="utf-8")
-            verify_weights(checkpoint, edits, partial, progress)
+            verify_weights(checkpoint, changes, partial, progress)
     except OSError as error:
         raise SteeringError(f"{target} cannot be written: {error}. Choose another folder.") from error
     if checkpoint.layout.norm_offset is not None:
         logger.warning(APPROXIMATION)
     return target
+
+
+def _changes(checkpoint: Checkpoint, direction: Direction) -> Changes:
+    return Changes(
+        weight_edits(checkpoint, direction.ablation_basis),
+        copies={checkpoint.output: checkpoint.embedding} if checkpoint.is_tied else {},
+        settings={"tie_word_embeddings": False} if checkpoint.says_tied else {},
+    )
 
 
 @contextmanager
@@ -97,12 +106,10 @@ def _renamed_when_whole(target: Path) -> Iterator[Path]:
         raise
 
 
-def _require_space(checkpoint: Checkpoint, parent: Path) -> None:
+def _require_space(checkpoint: Checkpoint, changes: Changes, parent: Path) -> None:
     """Raise SteeringError unless the disk under ``parent``, which need not exist yet, has room for the edited model."""
     needed = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    needed += sum(file.stat().st_size for file in companions(checkpoint.folder))
-    if checkpoint.is_tied:
-        needed += 4 * checkpoint.shapes[checkpoint.embedding][0] * checkpoint.d_model
+    needed += sum(file.stat().st_size for file in companions(checkpoint.folder)) + changes.new_bytes(checkpoint)
     existing = next(folder for folder in [parent.absolute(), *parent.absolute().parents] if folder.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:

@@ -35,6 +35,7 @@ LAYERS = (
         "packed",
         "prompt_trees",
         "template",
+        "tensor_files",
         "weights",
     ),
     ("float32_linear", "machine"),
