@@ -57,7 +57,6 @@ def write_weights(checkpoint: Checkpoint, changes: Changes, folder: Path, progre
                 if beside == name
             ]
         write_tensors(folder / shard, tensors, metadata(checkpoint.folder / shard), told.more)
-    told.end()
     _write_settings(checkpoint, changes, folder)
 
 
@@ -75,9 +74,6 @@ class _Told:
     def more(self, n_bytes: int) -> None:
         self._done += n_bytes
         self._progress(self._what, self._done / 1e9, self._total / 1e9)
-
-    def end(self) -> None:
-        self._progress(self._what, self._total / 1e9, self._total / 1e9)
 
 
 def _write_settings(checkpoint: Checkpoint, changes: Changes, folder: Path) -> None:
@@ -120,7 +116,6 @@ def verify_weights(checkpoint: Checkpoint, changes: Changes, folder: Path, progr
         if complaint := _complaint(checkpoint, changes, name, tensor):
             raise _broken(folder, f"{name} {complaint}")
         told.more(tensor.nbytes)
-    told.end()
 
 
 def _complaint(checkpoint: Checkpoint, changes: Changes, name: str, written: StoredTensor) -> str:
