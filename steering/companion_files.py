@@ -18,12 +18,17 @@ LARGEST_COMPANION = 100_000_000  # bytes; a tokenizer has a third of it at most
 
 def companions(folder: Path) -> list[Path]:
     """The files that belong to the model beside its weights and config: tokenizer, templates, licence."""
+    # A stranger's folder may hold a link to a file of whoever edits it, which must not come along. The hub's own cache
+    # is made of links, from snapshots/… to blobs/….
+    home = folder.resolve()
+    home = home.parent.parent if home.parent.name == "snapshots" else home
     own = {SOURCE_FILE, "config.json"}  # the first names the packed weights, which are not these any more
     candidates = [*folder.iterdir(), *(folder / TEMPLATES).glob("*")]
     return [
         path
         for path in sorted(candidates)
         if path.is_file()
+        and path.resolve().is_relative_to(home)
         and path.name not in own
         and not path.name.startswith(".")
         and not path.name.endswith(WEIGHT_ENDINGS)

@@ -1,4 +1,4 @@
-"""The model card of an edited model: what was done, to which model, with which direction."""
+"""The cards of edited models: what was done, to which model, with which direction, and how near it came."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from steering.checkpoints import Checkpoint
 from steering.directions import Direction
+from steering.export_check import Equality
 from steering.version import library_version
 from steering.weight_edits import RIDGE
 from steering.weights import BUNDLED_HUB_ID, SOURCE_FILE
 
 CARD_FILE = "README.md"
+PAPER = "Arditi et al. 2024, “Refusal in Language Models Is Mediated by a Single Direction” (arXiv 2406.11717"
 APPROXIMATION = (
     "In this family a norm stands between each projection and the residual stream. The direction is gone from the "
     "stream, but the norm now divides by the length of what is left, so the model is close to the ablated one and not "
@@ -31,10 +33,8 @@ def _is_local(source: str) -> bool:
     return Path(source).expanduser().exists()
 
 
-def edited_model_card(source: str, checkpoint: Checkpoint, direction: Direction) -> str:
-    """The model card: what was done, to which model, with which direction."""
-    facts = {"Base model": _base_model(checkpoint), **_direction_facts(direction)}
-    facts["Written by"] = f"steering-playground {library_version()}"
+def ablated_model_card(source: str, checkpoint: Checkpoint, direction: Direction, measured: Equality | str) -> str:
+    """The card of a model with a direction taken out."""
     formula = "`W ← W − R̂ᵀ R̂ W`"
     if checkpoint.layout.norm_offset is not None:
         formula += (
@@ -45,17 +45,78 @@ def edited_model_card(source: str, checkpoint: Checkpoint, direction: Direction)
     else:
         formula += " for each of them. Nothing stands between these matrices and the stream, so the edit is exact."
     untied = "\n\nThe output matrix was tied to the embedding. It is written untied, as it was." * checkpoint.is_tied
-    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
-    return (
-        f"---\n{_front_matter(source, checkpoint)}\n---\n\n"
-        f"# {_cell(checkpoint.label)} without “{_cell(direction.name)}”\n\n"
+    return _card(
+        source,
+        checkpoint,
+        direction,
+        f"{checkpoint.label} without “{direction.name}”",
         "A direction was taken out of this model's weights for good: every matrix that writes to the residual stream "
         "(the token embedding, the output projections of attention and MLP, experts and biases included) was made "
-        "orthogonal to it, after Arditi et al. 2024, “Refusal in Language Models Is Mediated by a Single Direction” "
-        "(arXiv 2406.11717, section 4.1 and appendix E).\n\n"
-        f"| | |\n| --- | --- |\n{rows}\n\n"
-        f"R̂ is an orthonormal basis of what was taken out. The edit was {formula}{untied}\n\n"
-        "Load it like any model: `AutoModelForCausalLM.from_pretrained(folder)`.\n"
+        f"orthogonal to it, after {PAPER}, section 4.1 and appendix E).",
+        f"R̂ is an orthonormal basis of what was taken out. The edit was {formula}{untied}",
+        measured,
+        tags=["orthogonalised", "steering"],
+    )
+
+
+def added_model_card(
+    source: str, checkpoint: Checkpoint, direction: Direction, coefficient: float, how: str, measured: Equality | str
+) -> str:
+    """The card of a model with a direction turned up."""
+    return _card(
+        source,
+        checkpoint,
+        direction,
+        f"{checkpoint.label} with “{direction.name}” turned up",
+        f"A direction times {coefficient:g} is added to this model's residual stream at layer {direction.layer}, at "
+        f"every token: activation addition after {PAPER}, section 2.4), as a part of the weights.",
+        how,
+        measured,
+        tags=["activation-addition", "steering"],
+    )
+
+
+def adapter_card(
+    source: str, checkpoint: Checkpoint, direction: Direction, left_out: str, measured: Equality | str
+) -> str:
+    """The card of a LoRA adapter that takes a direction out."""
+    return _card(
+        source,
+        checkpoint,
+        direction,
+        f"{checkpoint.label} without “{direction.name}”, as a LoRA adapter",
+        "This adapter takes a direction out of what attention and MLP write to the residual stream, after "
+        f"{PAPER}, section 4.1 and appendix E): `W + B A` is `W − R̂ᵀ R̂ W`.",
+        left_out,
+        measured,
+        tags=["orthogonalised", "steering", "lora"],
+        library="peft",
+    )
+
+
+def _card(
+    source: str,
+    checkpoint: Checkpoint,
+    direction: Direction,
+    title: str,
+    what: str,
+    how: str,
+    measured: Equality | str,
+    *,
+    tags: list[str],
+    library: str = "transformers",
+) -> str:
+    facts = {"Base model": _base_model(checkpoint), **_direction_facts(direction)}
+    facts["Written by"] = f"steering-playground {library_version()}"
+    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
+    found = measured if isinstance(measured, str) else f"Beside the hooked model: {measured.sentence()}"
+    load = {
+        "transformers": "Load it like any model: `AutoModelForCausalLM.from_pretrained(folder)`.",
+        "peft": "Load it beside its base model: `PeftModel.from_pretrained(model, folder)`.",
+    }[library]
+    return (
+        f"---\n{_front_matter(source, checkpoint, tags, library)}\n---\n\n# {_cell(title)}\n\n{what}\n\n"
+        f"| | |\n| --- | --- |\n{rows}\n\n{how}\n\n{_cell(found)}\n\n{load}\n"
     )
 
 
@@ -84,7 +145,7 @@ def _direction_facts(direction: Direction) -> dict[str, Any]:
     return facts
 
 
-def _front_matter(source: str, checkpoint: Checkpoint) -> str:
+def _front_matter(source: str, checkpoint: Checkpoint, tags: list[str], library: str) -> str:
     """The card's YAML; the licence and language are those of the source's card."""
     from huggingface_hub import ModelCardData
     from huggingface_hub.repocard import metadata_load
@@ -98,9 +159,9 @@ def _front_matter(source: str, checkpoint: Checkpoint) -> str:
     on_hub = source == "bundled" or not _is_local(source)
     return ModelCardData(
         base_model=checkpoint.label if on_hub else None,
-        library_name="transformers",
+        library_name=library,
         pipeline_tag="text-generation",
-        tags=["orthogonalised", "steering"],
+        tags=tags,
         **kept,
     ).to_yaml()
 

@@ -13,20 +13,15 @@ length of something slightly shorter, so each write comes out a little longer.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from steering.checkpoints import Checkpoint
-from steering.companion_files import companions, copy_companions
 from steering.directions import Direction
-from steering.edited_model_card import APPROXIMATION, CARD_FILE, edited_model_card, public_label
-from steering.edited_shards import Changes, verify_weights, write_weights
+from steering.edited_folder import require_free, write_edited_model
+from steering.edited_model_card import APPROXIMATION, ablated_model_card, public_label
+from steering.edited_shards import Changes
 from steering.errors import SteeringError
-from steering.machine import one_thread
+from steering.interventions import Variant
 from steering.progress import Progress, silent
 from steering.weight_edits import weight_edits
 from steering.weights import model_folder
@@ -39,18 +34,21 @@ def orthogonalize(
     direction: Direction | None = None,
     out: str | Path | None = None,
     *,
+    check: bool = True,
     progress: Progress = silent,
 ) -> Path:
     """Write a copy of a model that cannot write along ``direction``: W ← W − R̂ᵀR̂ W (section 4.1, appendix E).
 
     R̂ is the direction's ablation basis, ``[k, d_model]``; W is every matrix ``[d_model, in]`` whose product is added to
     the residual stream, its bias, and the embedding (from the right). Computed in float32, kept in the source's type.
-    A tied unembedding stays as it was and is written untied. Only one shard is in memory at a time.
+    A tied unembedding stays as it was and is written untied. Only a piece of a tensor is in memory at a time.
 
     Args:
         source: ``"bundled"``, a hub id, a folder, or a ``.gguf`` file.
         direction: what to take out; a must.
         out: the folder to make; a must. It appears when it is whole and checked, and not otherwise.
+        check: compare the result with the ablated variant on 32 questions, and write on its card how near it is. For
+            that each model is loaded, one after the other.
 
     Returns:
         ``out``, a folder that transformers loads, with a model card.
@@ -59,27 +57,23 @@ def orthogonalize(
         DirectionError: if the direction was made for a model of another width or depth.
         ModelError: if there is no such model, its family is unknown, or its weights are quantised or incomplete.
         SteeringError: if ``out`` exists, cannot be written, or there is no room for it.
-        Cancelled: if ``progress`` raises it; it is called for every tensor.
+        Cancelled: if ``progress`` raises it; it is called for every piece.
     """
     if direction is None or out is None:
         raise SteeringError("Say which direction to take out of the weights, and which folder to write.")
     target = Path(out).expanduser()
-    if os.path.lexists(target):
-        raise SteeringError(f"{target} exists already. Choose another folder, or remove it first.")
+    require_free(target)
     checkpoint = Checkpoint.read(model_folder(source, progress=progress), public_label(source))
     direction.require_fit(checkpoint)
-    changes = _changes(checkpoint, direction)
-    card = edited_model_card(source, checkpoint, direction)
-    try:
-        _require_space(checkpoint, changes, target.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with one_thread(), _renamed_when_whole(target) as partial:
-            copy_companions(checkpoint.folder, partial)
-            write_weights(checkpoint, changes, partial, progress)
-            (partial / CARD_FILE).write_text(card, encoding="utf-8")
-            verify_weights(checkpoint, changes, partial, progress)
-    except OSError as error:
-        raise SteeringError(f"{target} cannot be written: {error}. Choose another folder.") from error
+    write_edited_model(
+        checkpoint,
+        source,
+        _changes(checkpoint, direction),
+        target,
+        Variant.ablated(direction) if check else None,
+        lambda measured: ablated_model_card(source, checkpoint, direction, measured),
+        progress,
+    )
     if checkpoint.layout.norm_offset is not None:
         logger.warning(APPROXIMATION)
     return target
@@ -91,29 +85,3 @@ def _changes(checkpoint: Checkpoint, direction: Direction) -> Changes:
         copies={checkpoint.output: checkpoint.embedding} if checkpoint.is_tied else {},
         settings={"tie_word_embeddings": False} if checkpoint.says_tied else {},
     )
-
-
-@contextmanager
-def _renamed_when_whole(target: Path) -> Iterator[Path]:
-    """A folder beside ``target`` that gets its name at the end; whatever ends it before leaves nothing."""
-    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _require_space(checkpoint: Checkpoint, changes: Changes, parent: Path) -> None:
-    """Raise SteeringError unless the disk under ``parent``, which need not exist yet, has room for the edited model."""
-    needed = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    needed += sum(file.stat().st_size for file in companions(checkpoint.folder)) + changes.new_bytes(checkpoint)
-    existing = next(folder for folder in [parent.absolute(), *parent.absolute().parents] if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise SteeringError(
-            f"The edited model needs {needed / 1e9:.1f} GB and {existing} has {free / 1e9:.1f} GB free. Choose a "
-            "folder on another disk, or make room."
-        )

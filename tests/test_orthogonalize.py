@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
-from steering import Direction, SteeringError, Variant, load_model, orthogonalize, stream_side_by_side
+from steering import Direction, SteeringError, Variant, load_model, stream_side_by_side
+from steering import orthogonalize as orthogonalize_and_compare
 from steering.architectures import LAYOUTS
 from steering.errors import Cancelled, DirectionError, ModelError
 from steering.interventions import Steering
@@ -35,6 +37,9 @@ Folder = Callable[[str], Path]
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ("Why is the sky blue?", "Write a poem about the moon.")
 POETIC = ROOT / "presets" / "directions" / "poetic.safetensors"
+
+# What compares a whole model with the hooked one has tests of its own below.
+orthogonalize = partial(orthogonalize_and_compare, check=False)
 
 NORMED = ("gemma2", "gemma2-narrow", "gemma3", "olmo2")
 EXACT = tuple(name for name in FAMILIES if name not in NORMED)
