@@ -104,7 +104,7 @@ def hooked_answers(
     steps = stream_side_by_side(model, conversations, [variant] * len(questions), max_new_tokens=REPLY_TOKENS)
     for number, step in enumerate(steps):  # noqa: B007  the last one is what counts
         progress(WHAT, number / REPLY_TOKENS, 3)
-    texts = [(prompt, list(reply)) for prompt, reply in zip(prompts, step.token_ids, strict=True) if reply]
+    texts = [(prompt, list(reply)) for prompt, reply in zip(prompts, step.token_ids, strict=True)]
     return texts, answer_logits(model, texts, variant, lambda part: progress(WHAT, 1 + part, 3))
 
 
@@ -112,7 +112,10 @@ def hooked_answers(
 def answer_logits(
     model: ChatModel, texts: Sequence[tuple[list[int], list[int]]], variant: Variant, told: Callable[[float], None]
 ) -> list[Tensor]:
-    """The logits from which each token of each reply would be taken, float32 on the CPU, ``[tokens, vocabulary]``."""
+    """The logits of each token of each reply and of what follows it, float32 ``[tokens + 1, vocabulary]``.
+
+    On the CPU, a tensor for each text.
+    """
     found = []
     for begin in range(0, len(texts), READ_AT_ONCE):
         told(begin / len(texts))
@@ -125,7 +128,7 @@ def answer_logits(
         with Steering(model, [variant] * len(some)).applied():
             logits = model.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
         for row, (prompt, reply) in zip(logits, some, strict=True):
-            found.append(row[len(prompt) - 1 : len(prompt) + len(reply) - 1].float().cpu())
+            found.append(row[len(prompt) - 1 : len(prompt) + len(reply)].float().cpu())
     return found
 
 

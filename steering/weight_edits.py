@@ -62,6 +62,10 @@ class Ablate:
             return ""
         return "still writes along the direction, or holds numbers that are none"
 
+    def inside(self, tensor: StoredTensor) -> Tensor:
+        """V W, ``[k, in]``, of a matrix; of several, of experts, one after the other."""
+        return torch.cat([self._inside(tensor, *part) for part in self._parts(tensor)])
+
     def _parts(self, tensor: StoredTensor) -> Iterator[tuple[int, int]]:
         """First and last rows of each matrix: of every expert's, or the only one."""
         width = self.along.shape[1] if self.axis == -2 else tensor.n_rows
