@@ -69,6 +69,8 @@ def export_direction(direction: Direction, path: str | Path, kind: str | None = 
     Raises:
         DirectionError: if the kind is not known, cannot hold a direction of that layer, or the file cannot be written.
     """
+    from safetensors import SafetensorError
+
     path = Path(path)
     kind = _kind(path, kind)
     document, notes = document_of(direction)
@@ -87,8 +89,8 @@ def export_direction(direction: Direction, path: str | Path, kind: str | None = 
                 vector = ControlVector(model_hint(direction), {block: document["vector"]}, json_of(document))
                 write_control_vector(path, vector)
             notes = (*_unseen(direction, kind, block), *notes)
-    except OSError as error:
-        raise DirectionError(f"{path} cannot be written: {error.strerror or error}. Choose another place.") from error
+    except (OSError, SafetensorError) as error:
+        raise DirectionError(f"{path} cannot be written: {error}. Choose another place.") from error
     return Exported(path, kind, notes)
 
 
@@ -157,20 +159,20 @@ def _unseen(direction: Direction, kind: str, block: int) -> tuple[str, ...]:
     """What another tool will not see of a direction, and how it uses the rest."""
     tool = "llama.cpp" if kind == "gguf" else kind
     use = {
-        "gguf": f"llama.cpp adds it after block {block}; its scale is the coefficient here",
-        "repeng": f"repeng adds it after block {block}: wrap the model as ControlModel(model, [{block}]); its coeff is "
-        "the coefficient here",
-        "steering-vectors": "load it with SteeringVector({int(k): v for k, v in load_file(path).items()}), where "
-        "load_file is safetensors.torch's; its multiplier is the coefficient here",
+        "gguf": f"llama.cpp adds it after block {block}, and the scale there",
+        "repeng": f"repeng adds it after block {block}, in a model wrapped as ControlModel(model, [{block}]), and the "
+        "coeff there",
+        "steering-vectors": "SteeringVector({int(k): v for k, v in load_file(path).items()}) loads it, with load_file "
+        "from safetensors.torch, and the multiplier there",
     }[kind]
     strength = direction.card.get("strength")
     start = strength.get("start") if isinstance(strength, dict) else None
-    useful = f", of which {start:.3g} is a useful one" if isinstance(start, int | float) else ""
-    basis = "centred apart from what is added" if direction.is_centred else "its unit vector"
+    useful = f"; {start:.3g} is a useful one" if isinstance(start, int | float) else ""
+    basis = "the centred direction" if direction.is_centred else "its unit vector"
     return (
-        f"{use[0].upper()}{use[1:]}{useful}.",
-        f"{tool} only adds: what this library takes out ({basis}), the position, the unit of a dose and the card stand "
-        f"in the file, but {tool} does not read them.",
+        f"To use it: {use} is the coefficient here{useful}.",
+        f"Not seen by {tool}, which only adds: what is taken out ({basis}), the position, the unit of a dose, and the "
+        "card. They stand in the file, and are read here.",
     )
 
 

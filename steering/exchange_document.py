@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ UNREADABLE = (
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    tokenize.TokenError,  # from NumPy's headers
     zlib.error,
 )
 """What parsers raise over a damaged file."""

@@ -79,9 +79,9 @@ def read_npz(path: Path) -> Document:
         about = arrays.pop(ABOUT, None)
         if about is None:
             return dict(arrays)
-        if about.dtype.kind != "U" or about.ndim != 0:
+        if about.dtype.kind != "U" or about.size != 1:
             raise ValueError(f"its array “{ABOUT}” is no text")
-        document = parsed_json(str(about))
+        document = parsed_json(str(about.item()))
         if not isinstance(document, dict):
             raise ValueError(f"its array “{ABOUT}” is no object")
         return document | arrays

@@ -73,7 +73,8 @@ def foreign_direction(foreign: ForeignVectors, *, layer: int | None = None, mode
     Raises:
         DirectionError: if there is none, there are several and no layer is given, or it does not fit the model.
     """
-    vectors = {at: one for at, one in foreign.vectors.items() if model is None or at < model.n_layers}
+    n_layers = DEEPEST_MODEL if model is None else model.n_layers
+    vectors = {at: one for at, one in foreign.vectors.items() if 0 <= at < n_layers}
     layers = sorted(vectors)
     if not layers:
         raise DirectionError(f"{foreign.name} has no vector for a layer of {model.label if model else 'any model'}.")
@@ -82,11 +83,11 @@ def foreign_direction(foreign: ForeignVectors, *, layer: int | None = None, mode
             f"{foreign.name} has vectors for the layers {as_ranges(layers)}. Say which: layer=N (--layer N)."
         )
     layer = layers[0] if layer is None else layer
-    if layer not in vectors or layer >= DEEPEST_MODEL:
+    if layer not in vectors:
         raise DirectionError(
             f"{foreign.name} has no vector for layer {layer}, but for {as_ranges(layers)}. Choose one of these."
         )
-    vector = torch.as_tensor(vectors[layer], dtype=torch.float32)
+    vector = torch.tensor(vectors[layer], dtype=torch.float32)  # a copy, which nobody else can change
     exact = vector.double()
     length = float(exact.norm())
     if vector.ndim != 1 or not 0 < length < float("inf"):

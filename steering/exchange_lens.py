@@ -31,7 +31,8 @@ def transformer_lens_hooks(what: Variant | Direction, n_layers: int, *, coeffici
 
     An addition acts at ``blocks.L.hook_resid_pre`` of its layer L. An ablation acts at every layer's
     ``blocks.l.hook_resid_pre`` (the embedding is what enters the first) and on what is added to the stream,
-    ``blocks.l.hook_attn_out`` and ``blocks.l.hook_mlp_out``; cappings and affine ablations act at ``hook_resid_pre``, as they do here.
+    ``blocks.l.hook_attn_out`` and ``blocks.l.hook_mlp_out``. Cappings and affine ablations act where a block
+    begins, as they do here.
 
     Args:
         what: the variant; a direction stands for its addition.
