@@ -260,7 +260,8 @@ def reply(context: Any, vocabulary: int, prompt: list[int], tokens: int, end: li
     first: list[float] = []
     new = list(prompt)
     while len(written) < tokens:
-        batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(new))(*new), len(new))
+        ids = (llama_cpp.llama_token * len(new))(*new)  # the batch only points at it
+        batch = llama_cpp.llama_batch_get_one(ids, len(new))
         if llama_cpp.llama_decode(context, batch):
             raise SystemExit("llama.cpp could not decode.")
         logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), (vocabulary,))

@@ -85,18 +85,21 @@ def from_steering_vector(vector: Any, *, layer: int | None = None, model: ChatMo
 
 def _from_blocks(blocks: Any, source: str, hint: str, layer: int | None, model: ChatModel | None) -> Imported:
     try:
-        vectors = {
-            int(block) + 1: torch.as_tensor(one).detach().float().cpu().numpy().reshape(-1)
-            for block, one in blocks.items()
-        }
+        vectors = {int(block) + 1: _as_array(one) for block, one in blocks.items()}
     except UNREADABLE as error:
         raise DirectionError(f"This object of {source} does not hold vectors by blocks: {error}.") from error
     return foreign_direction(ForeignVectors(vectors, source, source, hint), layer=layer, model=model)
 
 
+def _as_array(vector: Any) -> npt.NDArray[np.float32]:
+    if isinstance(vector, torch.Tensor):  # bfloat16 among them, which NumPy does not know
+        vector = vector.detach().float().cpu().numpy()
+    return np.array(vector, dtype=np.float32).reshape(-1)
+
+
 def _installed(package: str) -> Any:
     try:
         return import_module(package)
-    except ImportError as error:
+    except Exception as error:  # an old one may trip over a newer NumPy while it is imported
         name = package.replace("_", "-")
         raise SteeringError(f"{name} cannot be imported here ({error}). Install it: pip install {name}.") from error
