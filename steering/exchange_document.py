@@ -119,7 +119,7 @@ def document_of(direction: Direction) -> tuple[dict[str, Any], tuple[str, ...]]:
     if direction.neutral is not None:
         document["neutral_axes"] = _array(direction.neutral.axes)
         document["neutral_components"] = _array(direction.neutral.components)
-    notes = (f"Its card has {lost} numbers that are not finite; they are null in the file.",) if lost else ()
+    notes = (f"Numbers on its card that are not finite ({lost}) are null in the file.",) if lost else ()
     return document, notes
 
 

@@ -72,6 +72,9 @@ def read_npz(path: Path) -> Document:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
             known = {name: one for name, one in members.items() if name in (*ARRAYS, ABOUT)}
+            # Others may ask for gigabytes before they give a byte.
+            if any(one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for one in known.values()):
+                raise ValueError("it is compressed in a way that NumPy does not use")
             if sum(one.file_size for one in known.values()) > LARGEST_FILE:
                 raise ValueError("unpacked it is larger than any direction")
             arrays = {name: _array(archive.read(one)) for name, one in known.items()}  # no more than it says

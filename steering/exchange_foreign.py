@@ -95,7 +95,8 @@ def foreign_direction(foreign: ForeignVectors, *, layer: int | None = None, mode
             f"{foreign.name} has at layer {layer} a vector of shape {list(vector.shape)} and length {length}; it must "
             "be [d_model], of finite numbers that are not all zero. Export it again."
         )
-    card: dict[str, Any] = {"d_model": len(vector), "source": foreign.source, "source_name": foreign.name}
+    file_name = foreign.name.encode(errors="replace").decode()  # a name may have bytes that are no text
+    card: dict[str, Any] = {"d_model": len(vector), "source": foreign.source, "source_name": file_name}
     if foreign.model_hint:
         card["model_hint"] = foreign.model_hint[:200]
     notes = [
@@ -128,7 +129,7 @@ def foreign_direction(foreign: ForeignVectors, *, layer: int | None = None, mode
         layer=layer,
         position=POSITION,
         mean_residual_norm=norm,
-        name=foreign.name.rpartition(".")[0][:80] or foreign.name[:80],
+        name=file_name.rpartition(".")[0][:80] or file_name[:80],
         card=card,
     )
     return Imported(direction, tuple(notes))

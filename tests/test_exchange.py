@@ -122,7 +122,7 @@ def test_every_bit_comes_back(
 def test_a_card_with_numbers_that_are_not_finite_says_so(kind: str, tmp_path: Path) -> None:
     one = direction(card={"scores": {"kl": float("nan"), "bypass": 1.0}})
     made = export_direction(one, tmp_path / f"file.{ENDINGS[kind]}", kind)
-    assert any("1 numbers that are not finite" in note for note in made.notes)
+    assert any("not finite (1)" in note for note in made.notes)
     assert import_direction(made.path).direction.card == {"scores": {"kl": None, "bypass": 1.0}}
 
 
@@ -582,6 +582,21 @@ def write_zip(path: Path, members: dict[str, bytes], compression: int = zipfile.
         for name, data in members.items():
             archive.writestr(name, data)
     return path
+
+
+def test_npz_in_a_compression_that_may_ask_for_gigabytes_is_refused(tmp_path: Path) -> None:
+    data = npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }") + bytes(4) + struct.pack("<f", 1)
+    path = write_zip(tmp_path / "a.npz", {"vector.npy": data}, zipfile.ZIP_LZMA)
+    with pytest.raises(DirectionError, match="compressed in a way"):
+        import_direction(path, layer=1)
+    assert import_direction(write_zip(path, {"vector.npy": data}), layer=1).direction.norm == 1
+
+
+def test_a_file_name_that_is_no_text_becomes_one(tmp_path: Path) -> None:
+    path = foreign_gguf(tmp_path / "a\udcff.gguf", vectors(1))
+    one = import_direction(path).direction
+    assert one.name == "a?"
+    assert Direction.load(one.save(tmp_path / "b.safetensors")).name == "a?"
 
 
 def test_npz_with_pickles_is_refused(tmp_path: Path) -> None:
