@@ -69,35 +69,41 @@ def main() -> None:
     coefficients = (0.0, strength["start"], strength["end"])
     prompts = [model.encode([{"role": "user", "content": question}]) for question in QUESTIONS]
     ours = [replies(model, direction, coefficient, arguments.tokens) for coefficient in coefficients]
-    print(f"\n{arguments.preset}, layer {direction.layer}, {len(prompts)} prompts, {arguments.tokens} tokens at most\n")
-    print("| llama.cpp | at block | coefficient | equal leading tokens | equal texts | largest logit difference |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(f"\n{arguments.preset}, layer {direction.layer}, {len(prompts)} prompts, {arguments.tokens} tokens at most")
+    print("\nKept of coefficient 0: leading tokens that are as without the vector, here and in llama.cpp.\n")
+    print("| llama.cpp | at block | coefficient | equal leading tokens | equal texts | logits apart | kept of 0 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         file = export_direction(direction, Path(folder) / "direction.gguf", "gguf").path
-        layers = as_llama_cpp_reads(file, model.n_layers)
         setting = {"file": str(bundled_file()), "end": sorted(model.end_tokens), "threads": threads}
-        with LlamaCpp(arguments.python, setting) as rival:
+        with LlamaCpp(arguments.python, setting | {"vector": str(file)}) as rival:
+            layers = rival.about["layers"]
+            layers += [[0.0] * model.d_model] * (model.n_layers - 1 - len(layers))
             for way in (EXACT, AS_IT_IS):
                 for shift in (0, -1, 1) if way == EXACT else (0,):
                     shifted = layers[shift:] + layers[:shift]  # the data of layer 1 stand first
                     for coefficient, own in zip(coefficients, ours, strict=True):
+                        if shift and not coefficient:
+                            continue
                         theirs = rival.run(way, prompts, shifted, coefficient, arguments.tokens)
-                        moved = max(
+                        if not coefficient:
+                            without = theirs
+                        apart = max(
                             float((torch.tensor(there["logits"]) - here["logits"]).abs().max())
                             for there, here in zip(theirs, own, strict=True)
                         )
-                        shares = [share(one["tokens"], other["tokens"]) for one, other in zip(own, theirs, strict=True)]
-                        block = direction.layer - 1 - shift
-                        equal = sum(one == 1 for one in shares)
-                        where = str(block) if coefficient else "—"
-                        print(f"| {way} | {where} | {coefficient:.3g} | {mean(shares):.1%} | ", end="")
-                        print(f"{equal} of {len(shares)} | {moved:.2g} |", flush=True)
+                        same = shares(own, theirs)
+                        where = str(direction.layer - 1 - shift) if coefficient else "—"
+                        print(f"| {way} | {where} | {coefficient:.3g} | {mean(same):.1%} | ", end="")
+                        print(f"{sum(one == 1 for one in same)} of {len(same)} | {apart:.2g} | ", end="")
+                        print(f"{mean(shares(ours[0], own)):.1%}, {mean(shares(without, theirs)):.1%} |", flush=True)
                         if arguments.texts and not shift:
                             show(model, own, theirs)
-    print("\nHow far the coefficient changes the text, here: leading tokens shared with coefficient 0\n")
-    for coefficient, own in zip(coefficients[1:], ours[1:], strict=True):
-        kept = mean(share(one["tokens"], other["tokens"]) for one, other in zip(ours[0], own, strict=True))
-        print(f"- coefficient {coefficient:.3g}: {kept:.1%}")
+
+
+def shares(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[float]:
+    """How much of each reply is the same on both sides."""
+    return [share(one["tokens"], other["tokens"]) for one, other in zip(some, others, strict=True)]
 
 
 def share(one: list[int], other: list[int]) -> float:
@@ -127,18 +133,6 @@ def replies(model: Any, direction: Any, coefficient: float, tokens: int) -> list
             logits = model.model(torch.tensor([model.encode(messages)]), use_cache=False).logits[0, -1]
         found.append({"tokens": [one for one in written if one not in model.end_tokens], "logits": logits.float()})
     return found
-
-
-def as_llama_cpp_reads(file: Path, n_layers: int) -> list[list[float]]:
-    """What llama.cpp's loader makes of a file: a vector for each of the layers from 1 on, zero where there is none."""
-    from gguf import GGUFReader
-
-    tensors = {one.name: one for one in GGUFReader(file).tensors}
-    width = int(next(iter(tensors.values())).shape[0])
-    layers = [[0.0] * width for _ in range(1, n_layers)]
-    for name, tensor in tensors.items():
-        layers[int(name.split(".")[1]) - 1] = tensor.data.tolist()
-    return layers
 
 
 def show(model: Any, own: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
@@ -210,7 +204,8 @@ def work(answers: TextIO) -> None:
         contexts = {
             way: context_of(file, setting["threads"]) for way, file in ((EXACT, exact), (AS_IT_IS, setting["file"]))
         }
-        print(json.dumps({"version": llama_cpp.__version__}), file=answers, flush=True)
+        about = {"version": llama_cpp.__version__, "layers": read_vector(setting["vector"])}
+        print(json.dumps(about), file=answers, flush=True)
         for line in sys.stdin:
             request = json.loads(line)
             context, vocabulary = contexts[request["way"]]
@@ -233,6 +228,57 @@ def context_of(file: str, threads: int) -> tuple[Any, int]:
     settings.type_k = settings.type_v = llama_cpp.GGML_TYPE_F32
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     return llama_cpp.llama_init_from_model(model, settings), vocabulary
+
+
+class _InitParams(ctypes.Structure):
+    """``gguf_init_params``."""
+
+    _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.POINTER(ctypes.c_void_p)))
+
+
+def read_vector(file: str) -> list[list[float]]:
+    """What llama.cpp makes of a control vector's file: a vector for each layer from 1 to the last one in the file.
+
+    The file is read by llama.cpp's own library; the rules are those of ``common_control_vector_load_one``, which the
+    binding does not have.
+    """
+    import llama_cpp
+    import numpy as np
+
+    ggml = ctypes.CDLL(str(next((Path(llama_cpp.__file__).parent / "lib").glob("*ggml-base*"))))
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    for name, result, arguments in (
+        ("gguf_init_from_file", pointer, (ctypes.c_char_p, _InitParams)),
+        ("gguf_get_n_tensors", number, (pointer,)),
+        ("gguf_get_tensor_name", ctypes.c_char_p, (pointer, number)),
+        ("gguf_get_tensor_type", ctypes.c_int, (pointer, number)),
+        ("ggml_get_tensor", pointer, (pointer, ctypes.c_char_p)),
+        ("ggml_n_dims", ctypes.c_int, (pointer,)),
+        ("ggml_nelements", number, (pointer,)),
+        ("ggml_get_data_f32", ctypes.POINTER(ctypes.c_float), (pointer,)),
+    ):
+        function = getattr(ggml, name)
+        function.restype, function.argtypes = result, arguments
+    tensors = ctypes.c_void_p()
+    opened = ggml.gguf_init_from_file(file.encode(), _InitParams(False, ctypes.pointer(tensors)))
+    if not opened:
+        raise SystemExit("llama.cpp could not read the file of the vector.")
+    layers: dict[int, list[float]] = {}
+    for i in range(ggml.gguf_get_n_tensors(opened)):
+        name = ggml.gguf_get_tensor_name(opened, i)
+        tensor = ggml.ggml_get_tensor(tensors, name)
+        head, _, layer = name.decode().partition(".")
+        if (
+            head != "direction"
+            or int(layer) < 1
+            or ggml.gguf_get_tensor_type(opened, i)
+            or ggml.ggml_n_dims(tensor) != 1
+        ):
+            raise SystemExit(f"llama.cpp's loader refuses a tensor such as {name.decode()}.")
+        data = np.ctypeslib.as_array(ggml.ggml_get_data_f32(tensor), (ggml.ggml_nelements(tensor),))
+        layers[int(layer)] = data.tolist()
+    width = len(next(iter(layers.values())))
+    return [layers.get(layer, [0.0] * width) for layer in range(1, max(layers) + 1)]
 
 
 def set_vector(context: Any, layers: list[list[float]], coefficient: float) -> None:
