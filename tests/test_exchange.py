@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
@@ -253,12 +254,8 @@ def test_with_a_model_the_usual_length_is_measured(tiny: Callable[[str], ChatMod
     with pytest.raises(DirectionError, match=r"layers 1 to 2\."):  # what its last block gives enters no other
         import_direction(path, model=chat)
     found = import_direction(path, layer=2, model=chat)
-    lengths = []
-    for text in EVERYDAY:
-        ids = torch.tensor([chat.encode([{"role": "user", "content": text}])])
-        with torch.inference_mode():
-            hidden = chat.model(ids, output_hidden_states=True, use_cache=False).hidden_states
-        lengths.append(float(hidden[2][0, -1].norm()))
+    prompts = [chat.encode([{"role": "user", "content": text}]) for text in EVERYDAY]
+    lengths = [float(oracle.hidden_states(chat, prompt)[2, -1].norm()) for prompt in prompts]
     assert found.direction.mean_residual_norm == pytest.approx(np.mean(lengths), rel=1e-4)
     assert found.direction.card["mean_residual_norm"] == f"measured over {len(EVERYDAY)} everyday prompts"
     assert found.direction.card["n_layers"] == chat.n_layers
