@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from steering.contrast import ContrastSet, Example
     from steering.directions import Candidates, Direction, difference_in_means
     from steering.errors import SteeringError
+    from steering.exchange import export_direction, import_direction
+    from steering.exchange_lens import transformer_lens_hooks
     from steering.finding import score_candidates
     from steering.generation import Step, stream_side_by_side
     from steering.interventions import Ablation, Addition, AffineAblation, Capping, Variant
@@ -36,11 +38,14 @@ _HOMES = {
     "Step": "generation",
     "Variant": "interventions",
     "difference_in_means": "directions",
+    "export_direction": "exchange",
+    "import_direction": "exchange",
     "load_model": "models",
     "orthogonalize": "orthogonalize",
     "score_candidates": "finding",
     "select_candidate": "selection",
     "stream_side_by_side": "generation",
+    "transformer_lens_hooks": "exchange_lens",
 }
 
 __all__ = [
@@ -59,11 +64,14 @@ __all__ = [
     "Step",
     "Variant",
     "difference_in_means",
+    "export_direction",
+    "import_direction",
     "load_model",
     "orthogonalize",
     "score_candidates",
     "select_candidate",
     "stream_side_by_side",
+    "transformer_lens_hooks",
 ]
 
 

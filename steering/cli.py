@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.cli_exchange import about_export, about_import, export_to, import_from
 from steering.cli_output import ProgressBar, as_text
 from steering.errors import SteeringError
 
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--coefficient", type=float, help="default: the direction's own start")
     chat.add_argument("--tokens", type=int, default=120, help="the longest answer")
     chat.add_argument("--temperature", type=float, default=0.0)
+    give = _command(commands, "export", _export, "write a direction for llama.cpp and other tools")
+    about_export(give)
+    take = _command(commands, "import", _import, "read a direction from another tool's file, and keep it as our own")
+    about_import(take)
     record = _command(commands, "record", _record, "make anew the runs that the page shows before anything is asked")
     record.add_argument("ideas", nargs="*", metavar="IDEA", help="presets' names (default: all that are shown)")
     return parser
@@ -216,6 +221,16 @@ def _orthogonalize(options: argparse.Namespace) -> dict[str, Any]:
     with ProgressBar(options) as progress:
         folder = orthogonalize(source=options.model, direction=direction, out=options.out, progress=progress)
     return {"folder": str(folder)}
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    if options.out is None:
+        raise SteeringError("Say where the file goes: --out FILE.")
+    return export_to(options, _direction(options, None))
+
+
+def _import(options: argparse.Namespace) -> dict[str, Any]:
+    return import_from(options, None if options.model is None else _model(options))
 
 
 def _chat(options: argparse.Namespace) -> dict[str, Any] | None:

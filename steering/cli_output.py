@@ -42,9 +42,12 @@ def as_text(result: dict[str, Any]) -> str:
     """A result as lines for people."""
     lines = []
     for key, value in result.items():
-        if value in ("", None):
+        if value in ("", None, []):
             continue
         words = key.replace("_", " ")
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            lines += [f"{words}:", *(f"  {one}" for one in value)]
+            continue
         shown = f"{value:.4g}" if isinstance(value, float) else value
         lines.append(f"{words}: {shown if isinstance(shown, str | int) else json.dumps(shown)}")
     return "\n".join(lines)

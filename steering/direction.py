@@ -68,7 +68,8 @@ class Direction:
                 f"{list(self.ablation_basis.shape)}; they must be [d_model] and [k, d_model] with k from 1 to d_model. "
                 "Compute it again."
             )
-        if not (torch.isfinite(self.vector).all() and torch.isfinite(self.ablation_basis).all()):
+        # A vector of numbers near the largest has an infinite norm, by which nothing can be divided.
+        if not (math.isfinite(self.norm) and torch.isfinite(self.ablation_basis).all()):
             raise DirectionError(
                 f"“{self.name}” contains numbers that are not finite (NaN or infinity). Compute it again."
             )

@@ -121,7 +121,7 @@ def test_as_a_program() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "steering", "--help"], capture_output=True, text=True, cwd=ROOT, check=True
     ).stdout
-    for command in ("compute", "select", "calibrate", "card", "orthogonalize", "chat"):
+    for command in ("compute", "select", "calibrate", "card", "orthogonalize", "export", "import", "chat"):
         assert command in shown
     wrong = subprocess.run([sys.executable, "-m", "steering", "nonsense"], capture_output=True, text=True, cwd=ROOT)
     assert wrong.returncode == 2

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent / "steering"
 LAYERS = (
     (
         "errors",
+        "exchange_kinds",
         "figures",
         "paper_choices",
         "pass_lock",
@@ -82,6 +83,12 @@ LAYERS = (
         "edited_model_card",
         "edited_shards",
         "exchange",
+        "exchange_document",
+        "exchange_files",
+        "exchange_foreign",
+        "exchange_gguf",
+        "exchange_lens",
+        "exchange_tools",
         "export_check",
         "fused",
         "fused_model",
@@ -102,7 +109,7 @@ LAYERS = (
     ),
     ("calibration", "evaluate", "explain"),
     ("preset_directions",),
-    ("cli", "cli_chat", "cli_output", "__main__", "ui"),
+    ("cli", "cli_chat", "cli_exchange", "cli_output", "__main__", "ui"),
 )
 
 
