@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steering.added_checkpoint import add_to_weights
     from steering.contrast import ContrastSet, Example
     from steering.directions import Candidates, Direction, difference_in_means
     from steering.errors import SteeringError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from steering.finding import score_candidates
     from steering.generation import Step, stream_side_by_side
     from steering.interventions import Ablation, Addition, AffineAblation, Capping, Variant
+    from steering.lora_adapter import write_adapter
     from steering.models import ChatModel, load_model
     from steering.orthogonalize import orthogonalize
     from steering.selection import CandidateScore, NoCandidateError, select_candidate
@@ -37,6 +39,7 @@ _HOMES = {
     "SteeringError": "errors",
     "Step": "generation",
     "Variant": "interventions",
+    "add_to_weights": "added_checkpoint",
     "difference_in_means": "directions",
     "export_direction": "exchange",
     "import_direction": "exchange",
@@ -46,6 +49,7 @@ _HOMES = {
     "select_candidate": "selection",
     "stream_side_by_side": "generation",
     "transformer_lens_hooks": "exchange_lens",
+    "write_adapter": "lora_adapter",
 }
 
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
     "SteeringError",
     "Step",
     "Variant",
+    "add_to_weights",
     "difference_in_means",
     "export_direction",
     "import_direction",
@@ -72,6 +77,7 @@ __all__ = [
     "select_candidate",
     "stream_side_by_side",
     "transformer_lens_hooks",
+    "write_adapter",
 ]
 
 

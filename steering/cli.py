@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steering.cli_exchange import about_export, about_import, export_to, import_from
+from steering.cli_exchange import about_check, about_export, about_import, export_to, import_from
 from steering.cli_output import ProgressBar, as_text
 from steering.errors import SteeringError
 
@@ -69,13 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--direction", required=True, type=Path, help=_ITS_FILE)
     edit = _command(commands, "orthogonalize", _orthogonalize, "write a model without the direction, for good")
     edit.add_argument("--direction", required=True, help="a file or a preset's name")
+    about_check(edit)
     chat = _command(commands, "chat", _chat, "three answers side by side")
     chat.add_argument("--direction", default="poetic", help="a file or a preset's name (default: poetic)")
     chat.add_argument("--message", help="ask this once; without it, ask as long as you like")
     chat.add_argument("--coefficient", type=float, help="default: the direction's own start")
     chat.add_argument("--tokens", type=int, default=120, help="the longest answer")
     chat.add_argument("--temperature", type=float, default=0.0)
-    give = _command(commands, "export", _export, "write a direction for llama.cpp and other tools")
+    give = _command(commands, "export", _export, "write a direction for llama.cpp and other tools, or into a model")
     about_export(give)
     take = _command(commands, "import", _import, "read a direction from another tool's file, and keep it as our own")
     about_import(take)
@@ -213,20 +214,29 @@ def _card(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _orthogonalize(options: argparse.Namespace) -> dict[str, Any]:
+    from steering.edited_model_card import comparison_on_card
     from steering.orthogonalize import orthogonalize
 
     if options.out is None:
         raise SteeringError("Say where the edited model goes: --out FOLDER.")
     direction = _direction(options, None)
     with ProgressBar(options) as progress:
-        folder = orthogonalize(source=options.model, direction=direction, out=options.out, progress=progress)
-    return {"folder": str(folder)}
+        folder = orthogonalize(
+            source=options.model,
+            direction=direction,
+            out=options.out,
+            check=not options.no_check,
+            progress=progress,
+        )
+    return {"folder": str(folder), "check": comparison_on_card(folder)}
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
     if options.out is None:
         raise SteeringError("Say where the file goes: --out FILE.")
-    return export_to(options, _direction(options, None))
+    direction = _direction(options, None)
+    with ProgressBar(options) as progress:
+        return export_to(options, direction, progress)
 
 
 def _import(options: argparse.Namespace) -> dict[str, Any]:

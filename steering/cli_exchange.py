@@ -1,4 +1,4 @@
-"""The commands ``export`` and ``import``: directions to and from other tools' files."""
+"""The commands ``export`` and ``import``: directions to and from other tools' files, and into models."""
 
 from __future__ import annotations
 
@@ -12,12 +12,27 @@ from steering.exchange_kinds import KINDS
 if TYPE_CHECKING:
     from steering.direction import Direction
     from steering.models import ChatModel
+    from steering.progress import Progress
+
+MODEL_KINDS = ("added-model", "adapter")
 
 
 def about_export(command: argparse.ArgumentParser) -> None:
     """What ``export`` takes."""
     command.add_argument("--direction", required=True, help="a file or a preset's name")
-    command.add_argument("--to", choices=KINDS, help="default: what the ending of --out says")
+    command.add_argument(
+        "--to",
+        choices=(*KINDS, *MODEL_KINDS),
+        help="default: what the ending of --out says; “added-model” is the whole model with the direction turned up in "
+        "its weights, “adapter” a LoRA adapter that takes it out",
+    )
+    command.add_argument("--coefficient", type=float, help="for “added-model”; default: the direction's own start")
+    about_check(command)
+
+
+def about_check(command: argparse.ArgumentParser) -> None:
+    """Whether what is written is compared with what was seen."""
+    command.add_argument("--no-check", action="store_true", help="do not compare the result with the hooked model")
 
 
 def about_import(command: argparse.ArgumentParser) -> None:
@@ -28,12 +43,36 @@ def about_import(command: argparse.ArgumentParser) -> None:
     command.add_argument("--layer", type=int, help="which vector, where it has several: its block's number plus one")
 
 
-def export_to(options: argparse.Namespace, direction: Direction) -> dict[str, Any]:
-    """Write the file; what was written, and what it does not hold."""
+def export_to(options: argparse.Namespace, direction: Direction, progress: Progress) -> dict[str, Any]:
+    """Write the file or folder; what was written, and what it does not hold or how near it is."""
+    if options.to in MODEL_KINDS:
+        return _export_model(options, direction, progress)
     from steering.exchange import export_direction
 
     exported = export_direction(direction, options.out, options.to)
     return {"file": str(exported.path), "kind": exported.kind, "notes": list(exported.notes)}
+
+
+def _export_model(options: argparse.Namespace, direction: Direction, progress: Progress) -> dict[str, Any]:
+    from steering.added_checkpoint import add_to_weights
+    from steering.edited_model_card import comparison_on_card
+    from steering.lora_adapter import write_adapter
+
+    check = not options.no_check
+    if options.to == "adapter":
+        folder = write_adapter(options.model, direction, options.out, check=check, progress=progress)
+        return {"folder": str(folder), "kind": options.to, "check": comparison_on_card(folder)}
+    start = direction.card.get("strength", {}).get("start")
+    coefficient = options.coefficient if options.coefficient is not None else start
+    if coefficient is None:
+        raise SteeringError("Say how far the direction is turned up: --coefficient NUMBER. It has no measured start.")
+    folder = add_to_weights(options.model, direction, coefficient, options.out, check=check, progress=progress)
+    return {
+        "folder": str(folder),
+        "kind": options.to,
+        "coefficient": coefficient,
+        "check": comparison_on_card(folder),
+    }
 
 
 def import_from(options: argparse.Namespace, model: ChatModel | None) -> dict[str, Any]:

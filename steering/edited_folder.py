@@ -12,7 +12,7 @@ from pathlib import Path
 
 from steering.checkpoints import Checkpoint
 from steering.companion_files import companions, copy_companions
-from steering.edited_model_card import CARD_FILE
+from steering.edited_model_card import CARD_FILE, COULD_NOT, UNCOMPARED
 from steering.edited_shards import Changes, verify_weights, write_weights
 from steering.errors import ModelError, OutOfMemoryError, SteeringError
 from steering.export_check import Equality, compare
@@ -70,11 +70,11 @@ def write_edited_model(
 
 def _compared(source: str, partial: Path, stands_for: Variant | None, progress: Progress) -> Equality | str:
     if stands_for is None:
-        return "It was not compared with the hooked model."
+        return UNCOMPARED
     try:
         return compare(source, partial, stands_for, progress)
     except (ModelError, OutOfMemoryError) as error:  # no tokenizer or chat template, no room; the edit itself is right
-        return f"It could not be compared with the hooked model: {error}"
+        return f"{COULD_NOT}{error}"
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from steering.weight_edits import RIDGE
 from steering.weights import BUNDLED_HUB_ID, SOURCE_FILE
 
 CARD_FILE = "README.md"
+BESIDE = "Beside the hooked model: "
+COULD_NOT = "It could not be compared with the hooked model: "
+UNCOMPARED = "It was not compared with the hooked model."
 PAPER = "Arditi et al. 2024, “Refusal in Language Models Is Mediated by a Single Direction” (arXiv 2406.11717"
 APPROXIMATION = (
     "In this family a norm stands between each projection and the residual stream. The direction is gone from the "
@@ -109,7 +112,7 @@ def _card(
     facts = {"Base model": _base_model(checkpoint), **_direction_facts(direction)}
     facts["Written by"] = f"steering-playground {library_version()}"
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items())
-    found = measured if isinstance(measured, str) else f"Beside the hooked model: {measured.sentence()}"
+    found = measured if isinstance(measured, str) else BESIDE + measured.sentence()
     load = {
         "transformers": "Load it like any model: `AutoModelForCausalLM.from_pretrained(folder)`.",
         "peft": "Load it beside its base model: `PeftModel.from_pretrained(model, folder)`.",
@@ -118,6 +121,13 @@ def _card(
         f"---\n{_front_matter(source, checkpoint, tags, library)}\n---\n\n# {_cell(title)}\n\n{what}\n\n"
         f"| | |\n| --- | --- |\n{rows}\n\n{how}\n\n{_cell(found)}\n\n{load}\n"
     )
+
+
+def comparison_on_card(folder: Path) -> str:
+    """What the card in a folder says of how near it is to the hooked model."""
+    lines = (folder / CARD_FILE).read_text(encoding="utf-8").splitlines()
+    starts = (BESIDE, UNCOMPARED, COULD_NOT)
+    return next((line for line in lines if line.startswith(starts)), "")
 
 
 def _base_model(checkpoint: Checkpoint) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from steering.checkpoints import Checkpoint
 from steering.directions import Direction
 from steering.edited_folder import renamed_when_whole, require_free
-from steering.edited_model_card import CARD_FILE, adapter_card, public_label
+from steering.edited_model_card import CARD_FILE, COULD_NOT, UNCOMPARED, adapter_card, public_label
 from steering.errors import ModelError, OutOfMemoryError, SteeringError
 from steering.export_check import Equality, answer_logits, equality, hooked_answers
 from steering.interventions import Variant
@@ -66,7 +66,7 @@ def write_adapter(
     pairs = adapter_pairs(checkpoint, direction, progress)
     biases = any(name.endswith(".bias") for name in checkpoint.writes)
     left_out = LEFT_OUT.format(biases=", and what biases do" if biases else "")
-    measured = _compared(source, direction, pairs, progress) if check else "It was not compared with the hooked model."
+    measured = _compared(source, direction, pairs, progress) if check else UNCOMPARED
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with renamed_when_whole(target) as partial:
@@ -145,7 +145,7 @@ def _compared(
             model, texts, Variant.baseline(), lambda part: progress("Comparing the answers", 2 + part, 3)
         )
     except (ModelError, OutOfMemoryError) as error:
-        return f"It could not be compared with the hooked model: {error}"
+        return f"{COULD_NOT}{error}"
     return equality(expected, found, torch.float32)
 
 

@@ -95,8 +95,29 @@ def test_calibrate_and_orthogonalize(
     assert Direction.load(out).card["strength"]["n_questions"] == 4
     status, output, _ = run(capsys, "orthogonalize", *model, "--direction", str(out), "--out", str(edited), "--json")
     assert status == 0
-    assert json.loads(output) == {"folder": str(edited)}
+    written = json.loads(output)
+    assert written["folder"] == str(edited)
+    assert written["check"].startswith("Beside the hooked model: 32 of 32 greedy answers")
+    assert written["check"] in (edited / "README.md").read_text()
     assert (edited / "config.json").is_file()
+
+
+def test_a_direction_goes_into_a_model_and_into_an_adapter(
+    model: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "found.safetensors"
+    run(capsys, "compute", *model, "--data", data, "--out", str(out), "--layer", "1", "--position", "-1")
+    common = ["export", *model, "--direction", str(out), "--json"]
+    status, _, errors = run(capsys, *common, "--to", "added-model", "--out", str(tmp_path / "added"))
+    assert status == 2
+    assert "--coefficient NUMBER" in errors
+    for kind, more in (("added-model", ["--coefficient", "1.5"]), ("adapter", [])):
+        status, output, _ = run(capsys, *common, "--to", kind, "--out", str(tmp_path / kind), *more)
+        written = json.loads(output)
+        assert (status, written["folder"], written["kind"]) == (0, str(tmp_path / kind), kind)
+        assert written["check"].startswith("Beside the hooked model: ")
+    status, output, _ = run(capsys, *common, "--to", "adapter", "--out", str(tmp_path / "quick"), "--no-check")
+    assert json.loads(output)["check"] == "It was not compared with the hooked model."
 
 
 @pytest.mark.parametrize(
