@@ -103,8 +103,9 @@ def test_calibrate_and_orthogonalize(
 
 
 def test_a_direction_goes_into_a_model_and_into_an_adapter(
-    model: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], family_folder: Callable[[str], Path]
 ) -> None:
+    model = ["--model", str(family_folder("llama3")), "--dtype", "float32", "--device", "cpu", "--quiet"]
     out = tmp_path / "found.safetensors"
     run(capsys, "compute", *model, "--data", data, "--out", str(out), "--layer", "1", "--position", "-1")
     common = ["export", *model, "--direction", str(out), "--json"]
