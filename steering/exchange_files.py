@@ -105,7 +105,7 @@ def _array(data: bytes) -> npt.NDArray[Any]:
     count = 1
     for length in shape:
         count *= length
-    if count * dtype.itemsize != len(data) - file.tell() or count == 0:
+    if count * dtype.itemsize != len(data) - file.tell():
         raise ValueError("an array is not as large as it says")
     flat = np.frombuffer(data, dtype=dtype, count=count, offset=file.tell())
     return flat.reshape(shape, order="F" if by_columns else "C")

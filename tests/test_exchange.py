@@ -25,7 +25,7 @@ from steering.direction import Direction
 from steering.errors import DirectionError, SteeringError
 from steering.exchange import KINDS, export_direction, import_direction
 from steering.exchange_document import LARGEST_FILE
-from steering.exchange_foreign import EVERYDAY, as_ranges
+from steering.exchange_foreign import EVERYDAY, ForeignVectors, as_ranges, foreign_direction
 from steering.exchange_gguf import ControlVector, write_control_vector
 from steering.exchange_tools import as_repeng, from_repeng, from_steering_vector, to_repeng, to_steering_vector
 from steering.models import ChatModel
@@ -294,6 +294,13 @@ def test_steering_vectors_in_half_precision_are_read(tmp_path: Path) -> None:
     save_file({"lm_head.weight": torch.ones(8, 8)}, path)
     with pytest.raises(DirectionError, match="not named by numbers of blocks"):
         import_direction(path)
+
+
+def test_a_direction_is_the_callers_own() -> None:
+    vector = np.ones(4, dtype=np.float32)
+    one = foreign_direction(ForeignVectors({3: vector}, "an array", "mine")).direction
+    vector[0] = 99
+    assert one.vector.tolist() == [1.0] * 4
 
 
 def test_ranges_in_words() -> None:
