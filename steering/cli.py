@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.cli_exchange import about_check, about_export, about_import, export_to, import_from
+from steering.cli_hub import about_pull, about_push, pull_from, push_to
 from steering.cli_output import ProgressBar, as_text
 from steering.errors import SteeringError
 
@@ -80,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     about_export(give)
     take = _command(commands, "import", _import, "read a direction from another tool's file, and keep it as our own")
     about_import(take)
+    about_push(
+        _command(commands, "push", _push, "publish a direction, a set or an edited model on the hub, with a card")
+    )
+    about_pull(
+        _command(commands, "pull", _pull, "fetch a direction, a set or an edited model from the hub, and check it")
+    )
     record = _command(commands, "record", _record, "make anew the runs that the page shows before anything is asked")
     record.add_argument("ideas", nargs="*", metavar="IDEA", help="presets' names (default: all that are shown)")
     return parser
@@ -241,6 +248,15 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
 
 def _import(options: argparse.Namespace) -> dict[str, Any]:
     return import_from(options, None if options.model is None else _model(options))
+
+
+def _push(options: argparse.Namespace) -> dict[str, Any]:
+    return push_to(options)
+
+
+def _pull(options: argparse.Namespace) -> dict[str, Any]:
+    with ProgressBar(options) as progress:
+        return pull_from(options, progress)
 
 
 def _chat(options: argparse.Namespace) -> dict[str, Any] | None:

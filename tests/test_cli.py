@@ -102,6 +102,18 @@ def test_calibrate_and_orthogonalize(
     assert (edited / "config.json").is_file()
 
 
+def test_push_shows_what_would_go_and_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    poetic = Path(__file__).parent.parent / "presets" / "directions" / "poetic.safetensors"
+    status, output, _ = run(capsys, "push", str(poetic), "me/poetic", "--dry-run", "--json")
+    shown = json.loads(output)
+    assert status == 0
+    assert shown["seen by"] == "only you and your organisation"
+    assert [line.partition(",")[0] for line in shown["would send"]] == ["README.md", "direction.safetensors"]
+    status, _, errors = run(capsys, "pull", "me/poetic", "--quiet")
+    assert status == 2
+    assert "--out FILE" in errors
+
+
 def test_a_direction_goes_into_a_model_and_into_an_adapter(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], family_folder: Callable[[str], Path]
 ) -> None:

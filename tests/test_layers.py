@@ -79,6 +79,7 @@ LAYERS = (
         "conversation",
         "decoder_choice",
         "decoders",
+        "direction_card",
         "edited_folder",
         "edited_model_card",
         "edited_shards",
@@ -93,6 +94,7 @@ LAYERS = (
         "fused",
         "fused_model",
         "generation",
+        "hub",
         "joined_linear",
         "kept_rows",
         "key_values",
@@ -109,7 +111,7 @@ LAYERS = (
     ),
     ("calibration", "evaluate", "explain"),
     ("preset_directions",),
-    ("cli", "cli_chat", "cli_exchange", "cli_output", "__main__", "ui"),
+    ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "__main__", "ui"),
 )
 
 
