@@ -47,7 +47,8 @@ def direction_card(direction: Direction, file: str, licence: str | None = None) 
         "The difference in means of texts that show an idea and texts that do not, after Arditi et al. 2024, “Refusal "
         "in Language Models Is Mediated by a Single Direction” (arXiv 2406.11717). Added to the residual stream it "
         "turns the idea up; projected out of it, the idea goes.\n\n"
-        f"| | |\n| --- | --- |\n{rows}\n\n{_scores(card)}## Load it in plain transformers\n\n{_code(direction, file)}\n\n"
+        f"| | |\n| --- | --- |\n{rows}\n\n{_scores(card)}"
+        f"## Load it in plain transformers\n\n{_code(direction, file)}\n\n"
         f"## Use it responsibly\n\n{USE}\n"
     )
 

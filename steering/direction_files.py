@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steering.errors import DirectionError
 from steering.neutral_means import NeutralMeans
+from steering.whole_files import written_whole
 
 FORMAT = "steering-direction"
 
@@ -25,7 +26,8 @@ def write_fields(fields: dict[str, Any], path: Path) -> Path:
     if neutral is not None:
         tensors["neutral_axes"] = neutral.axes.contiguous()
         tensors["neutral_components"] = neutral.components.contiguous()
-    save_file(tensors, path, metadata={"format": FORMAT, "version": "1", "direction": json.dumps(described)})
+    with written_whole(path) as partial:
+        save_file(tensors, partial, metadata={"format": FORMAT, "version": "1", "direction": json.dumps(described)})
     return path
 
 

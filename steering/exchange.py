@@ -42,6 +42,7 @@ from steering.exchange_files import (
 from steering.exchange_foreign import ForeignVectors, Imported, foreign_direction
 from steering.exchange_gguf import ControlVector, read_control_vector, write_control_vector
 from steering.exchange_kinds import KIND_BY_ENDING, KINDS
+from steering.whole_files import written_whole
 
 if TYPE_CHECKING:
     from steering.models import ChatModel
@@ -77,18 +78,19 @@ def export_direction(direction: Direction, path: str | Path, kind: str | None = 
     try:
         if kind == "safetensors":
             return Exported(direction.save(path), kind)  # its own form keeps what is not finite too
-        if kind == "json":
-            write_json(path, document)
-        elif kind == "npz":
-            write_npz(path, document)
-        else:
-            block = block_of(direction, kind)
-            if kind == "steering-vectors":
-                write_steering_vector(path, document, block)
+        with written_whole(path) as partial:
+            if kind == "json":
+                write_json(partial, document)
+            elif kind == "npz":
+                write_npz(partial, document)
             else:
-                vector = ControlVector(model_hint(direction), {block: document["vector"]}, json_of(document))
-                write_control_vector(path, vector)
-            notes = (*_unseen(direction, kind, block), *notes)
+                block = block_of(direction, kind)
+                if kind == "steering-vectors":
+                    write_steering_vector(partial, document, block)
+                else:
+                    vector = ControlVector(model_hint(direction), {block: document["vector"]}, json_of(document))
+                    write_control_vector(partial, vector)
+                notes = (*_unseen(direction, kind, block), *notes)
     except (OSError, SafetensorError) as error:
         raise DirectionError(f"{path} cannot be written: {error}. Choose another place.") from error
     return Exported(path, kind, notes)

@@ -5,7 +5,6 @@ What is pushed is private unless somebody says otherwise, and a dry run shows ev
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from steering.edited_folder import renamed_when_whole, require_free
 from steering.edited_model_card import CARD_FILE
 from steering.errors import SteeringError
 from steering.progress import Progress, silent
+from steering.whole_files import written_whole
 
 DIRECTION_FILE, SET_FILE = "direction.safetensors", "set.jsonl"
 # What a model's folder may bring along; nothing that runs, and no weights in formats that execute what they hold.
@@ -201,9 +201,8 @@ def _pull_folder(api: Any, repository: str, revision: str | None, target: Path) 
 
 def _place(file: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.part-{os.getpid()}")
-    shutil.copyfile(file, partial)
-    partial.rename(target)
+    with written_whole(target) as partial:
+        shutil.copyfile(file, partial)
 
 
 def _require_name(repository: str) -> None:

@@ -739,3 +739,22 @@ def test_import_measures_only_with_a_model(
     measured = json.loads(capsys.readouterr().out)
     assert measured["mean_residual_norm"] != pytest.approx(bare["norm"])
     assert "everyday prompts" in measured["notes"][-1]
+
+
+@pytest.mark.parametrize("kind", ["json", "npz", "gguf", "steering-vectors", "safetensors"])
+def test_what_could_not_be_written_leaves_what_was_there(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full after all: the file of before stays, and no part of the new one."""
+    direction = Direction.load(Path(__file__).parent.parent / "presets" / "directions" / "poetic.safetensors")
+    path = tmp_path / "mine"
+    path.write_text("of before")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises((DirectionError, OSError), match="No space left"):
+        export_direction(direction, path, kind)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
+    assert path.read_text() == "of before"

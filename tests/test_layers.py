@@ -24,6 +24,7 @@ LAYERS = (
         "progress",
         "style_markers",
         "version",
+        "whole_files",
     ),
     (
         "architectures",
