@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -69,8 +70,10 @@ class ChatModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the device of the embedding."""
-        return next(self.architecture.embedding.parameters()).device
+        """Where token ids go: the device of the embedding, or the one it computes on when it lies on the disk."""
+        embedding = self.architecture.embedding
+        device = next(embedding.parameters()).device
+        return device if device.type != "meta" else torch.device(embedding._hf_hook.execution_device)  # type: ignore[union-attr, arg-type]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,9 +124,10 @@ class ChatModel:
         """A hash that names these weights: of the revision where there is one, else of the weights themselves."""
         digest = hashlib.sha256(f"{self.name} {self.revision}".encode() if self.revision else b"")
         if not self.revision:
-            for name, weight in self.model.state_dict().items():
+            for name, weight in _weights(self.model):
                 digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-                digest.update(weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
+                content: Any = weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
+                digest.update(content)
         return digest.hexdigest()
 
     @property
@@ -154,6 +158,17 @@ class ChatModel:
     def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of :meth:`format`; replies that remember theirs stand in it with them (`steering.own_words`)."""
         return own_words.encode(self.tokenizer, messages, self.thinking)
+
+
+def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every entry of the state dict; what lies on the disk (accelerate) is fetched a module at a time."""
+    for path, module in model.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        kept = [(name, tensor) for name, tensor in own if name not in module._non_persistent_buffers_set]
+        away = {name for name, tensor in kept if tensor.device.type == "meta"}
+        for name, tensor in kept:
+            whole = f"{path}.{name}" if path else name
+            yield whole, module._hf_hook.weights_map[name] if name in away else tensor
 
 
 def load_model(
