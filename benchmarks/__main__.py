@@ -22,6 +22,7 @@ BENCHMARKS = (
     "lighthouse",
     "live_control",
     "memory",
+    "edit_checkpoint",
     "soak",
 )
 

@@ -101,7 +101,8 @@ def _held(partial: Path) -> Iterator[None]:
         yield
         return
     with (partial / _LOCK).open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # some file systems of other machines have no locks; then nothing is removed later
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
