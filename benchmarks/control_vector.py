@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import ctypes
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -45,6 +44,7 @@ def main() -> None:
 
     from benchmarks.machine import print_machine
     from benchmarks.packed_accuracy import bundled_file
+    from benchmarks.worker import Worker
     from steering import load_model
     from steering.exchange import export_direction
     from steering.machine import preferred_threads
@@ -76,7 +76,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = export_direction(direction, Path(folder) / "direction.gguf", "gguf").path
         setting = {"file": str(bundled_file()), "end": sorted(model.end_tokens), "threads": threads}
-        with LlamaCpp(arguments.python, setting | {"vector": str(file)}) as rival:
+        setting["vector"] = str(file)
+        with Worker(arguments.python, __file__, WORKER, "The worker with llama.cpp", setting) as rival:
             layers = rival.about["layers"]
             layers += [[0.0] * model.d_model] * (model.n_layers - 1 - len(layers))
             for way in (EXACT, AS_IT_IS):
@@ -85,7 +86,8 @@ def main() -> None:
                     for coefficient, own in zip(coefficients, ours, strict=True):
                         if shift and not coefficient:
                             continue
-                        theirs = rival.run(way, prompts, shifted, coefficient, arguments.tokens)
+                        request = {"way": way, "prompts": prompts, "layers": shifted, "tokens": arguments.tokens}
+                        theirs = rival.ask(request | {"coefficient": coefficient})["replies"]
                         if not coefficient:
                             without = theirs
                         apart = max(
@@ -142,48 +144,6 @@ def show(model: Any, own: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
         print(f"    here:      {model.tokenizer.decode(here['tokens'])!r}")
         print(f"    llama.cpp: {model.tokenizer.decode(there['tokens'])!r}")
     print(flush=True)
-
-
-class LlamaCpp:
-    """A running worker. Use as a context manager, which ends it."""
-
-    def __init__(self, python: Path, setting: dict[str, Any]) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
-        self._process = subprocess.Popen(
-            [python, "-P", __file__, WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self.about = self._ask(setting)
-
-    def run(
-        self, way: str, prompts: list[list[int]], layers: list[list[float]], coefficient: float, tokens: int
-    ) -> list[dict[str, Any]]:
-        """Each prompt's reply: its tokens, and the logits at the end of the prompt."""
-        request = {"way": way, "prompts": prompts, "layers": layers, "coefficient": coefficient, "tokens": tokens}
-        return self._ask(request)["replies"]
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._errors.seek(0)
-            raise SystemExit(f"The worker with llama.cpp failed:\n{self._errors.read()[-2000:]}")
-        return json.loads(line)
-
-    def __enter__(self) -> LlamaCpp:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()  # type: ignore[union-attr]  the worker ends with its input
-        self._process.wait(timeout=60)
-        self._errors.close()
 
 
 # ---- From here on: inside llama.cpp's environment. -----------------------------------------------------------------

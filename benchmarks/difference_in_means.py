@@ -30,7 +30,9 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine, print_machine
 from benchmarks.plain_selection import padded
-from benchmarks.rivals import RIVALS, Rival, environment
+from benchmarks.rivals import RIVALS, environment
+from benchmarks.rivals import __file__ as rivals_file
+from benchmarks.worker import Worker
 from steering import ContrastSet, difference_in_means, load_model
 from steering.directions import Candidates
 from steering.models import ChatModel
@@ -116,7 +118,7 @@ def time_all(
         rivals = {}
         for name in RIVALS:
             python = environment(name, cache_folder())
-            rivals[name] = stack.enter_context(Rival(name, python, setting))
+            rivals[name] = stack.enter_context(Worker(python, rivals_file, name, name, setting))
         calls: dict[str, Callable[[], tuple[float, Tensor | None]]] = {
             OURS: lambda: timed(lambda: at_last_position(difference_in_means(model, prompts))),
             HIDDEN: lambda: timed(lambda: by_hidden_states(model, prompts)[-1, 1:]),
@@ -147,7 +149,7 @@ def at_last_position(candidates: Candidates) -> Tensor:
     return candidates.vectors[candidates.positions.index(-1), 1:]
 
 
-def rival_call(rival: Rival, what: str) -> tuple[float, Tensor | None]:
+def rival_call(rival: Worker, what: str) -> tuple[float, Tensor | None]:
     taken, given = rival.run(what)
     return taken, None if given is None else torch.tensor(given)[:-1]  # the last block's output is no layer of ours
 

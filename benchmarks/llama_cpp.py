@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import ctypes
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ def main() -> None:
     from benchmarks.machine import print_machine
     from benchmarks.packed_accuracy import bundled_file
     from benchmarks.side_by_side import QUESTION, decoder_steps
+    from benchmarks.worker import Worker
     from steering import Variant, load_model
     from steering.fused import FusedDecoder
     from steering.machine import preferred_threads
@@ -60,7 +60,8 @@ def main() -> None:
     rows = [three[row % 3] for row in range(arguments.rows)]
     prompt = model.encode(QUESTION)
     setting = {"file": str(bundled_file()), "prompt": prompt, "rows": arguments.rows, "threads": threads}
-    with LlamaCpp(arguments.python, {**setting, "tokens": arguments.tokens}) as rival:
+    setting["tokens"] = arguments.tokens
+    with Worker(arguments.python, __file__, WORKER, "The worker with llama.cpp", setting) as rival:
         ours: list[float] = []
         theirs: dict[str, list[float]] = {way: [] for way in rival.about["ways"]}
 
@@ -71,7 +72,7 @@ def main() -> None:
         for _ in range(arguments.rounds):
             ours.append(measure())
             for way, rates in theirs.items():
-                rates.append(rival.run(way))
+                rates.append(rival.ask({"run": way})["steps_per_second"])
     best = max(theirs, key=lambda way: median(theirs[way]))
     print(f"llama-cpp-python {rival.about['version']}, {arguments.rows} rows, threads {threads}\n")
     print("| way | steps/s | ours over it |\n| --- | --- | --- |")
@@ -79,45 +80,6 @@ def main() -> None:
     for way, rates in theirs.items():
         ratio = median(own / other for own, other in zip(ours, rates, strict=True))
         print(f"| llama.cpp, {way}{' (its best)' if way == best else ''} | {median(rates):.1f} | {ratio:.2f} |")
-
-
-class LlamaCpp:
-    """A running worker. Use as a context manager, which ends it."""
-
-    def __init__(self, python: Path, setting: dict[str, Any]) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
-        self._process = subprocess.Popen(
-            [python, "-P", __file__, WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self.about = self._ask(setting)
-
-    def run(self, way: str) -> float:
-        """Steps a second of one reply in every row."""
-        return self._ask({"run": way})["steps_per_second"]
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._errors.seek(0)
-            raise SystemExit(f"The worker with llama.cpp failed:\n{self._errors.read()[-2000:]}")
-        return json.loads(line)
-
-    def __enter__(self) -> LlamaCpp:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()  # type: ignore[union-attr]  the worker ends with its input
-        self._process.wait(timeout=60)
-        self._errors.close()
 
 
 # ---- From here on: inside llama.cpp's environment. -----------------------------------------------------------------

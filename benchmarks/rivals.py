@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import venv
 from collections.abc import Callable
@@ -45,52 +44,6 @@ def environment(name: str, cache: Path) -> Path:
             raise SystemExit(f"pip could not install {name}:\n{installed.stderr}")
         complete.touch()
     return python
-
-
-class Rival:
-    """A running worker. Use as a context manager, which ends it."""
-
-    def __init__(self, name: str, python: Path, setting: dict[str, Any]) -> None:
-        self.name = name
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
-        self._process = subprocess.Popen(
-            [python, "-P", __file__, name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self.about = self._ask(setting)
-
-    def run(self, what: str) -> tuple[float, list[list[float]] | None]:
-        """Do ``what`` once.
-
-        Returns:
-            Seconds, and, where ``what`` is a difference in means, that of the output of every block,
-            ``[n_layers, d_model]``.
-        """
-        answer = self._ask({"run": what})
-        return answer["seconds"], answer.get("vectors")
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._errors.seek(0)
-            raise SystemExit(f"{self.name} failed:\n{self._errors.read()}")
-        return json.loads(line)
-
-    def __enter__(self) -> Rival:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()  # type: ignore[union-attr]  the worker ends with its input
-        self._process.wait(timeout=60)
-        self._errors.close()
 
 
 # ---- From here on: inside the rival's environment. -----------------------------------------------------------------
