@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from steering.weights import cache_folder
+from steering.whole_files import written_whole
 
 QUIET_SECONDS = 0.1
 
@@ -83,9 +84,8 @@ def _remembered(name: str, measure: Callable[[], str], lasting: Callable[[], boo
     if not (lasts and lasting()):
         _measured_beside_others[path, key] = answer
         return answer
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(_read(path) | {key: answer}, indent=1))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(_read(path) | {key: answer}, indent=1))
     return answer
 
 

@@ -40,8 +40,7 @@ def preset_direction(model: ChatModel, name: str, progress: Progress = silent) -
     direction = make_preset_direction(model, data, progress)
     kept = _kept(model, name, data.sha256)
     kept.parent.mkdir(exist_ok=True)
-    partial = kept.with_suffix(".part")
-    direction.save(partial).replace(kept)
+    direction.save(kept)
     return direction
 
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steering.whole_files import written_whole
+
 FORMAT = "steering-scores"
 Place = tuple[int, int]
 
@@ -47,9 +49,8 @@ class ScoreStore:
         ]
         if not self._whole_lines(first_only=True):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(f".{os.getpid()}.part")
-            partial.write_text(_line(self.header))
-            partial.replace(self.path)
+            with written_whole(self.path) as partial:
+                partial.write_text(_line(self.header))
         with self.path.open("r+b") as file:
             file.seek(_end_of_last_line(file.read()))
             file.truncate()
