@@ -114,9 +114,5 @@ def _in_the_embedding(checkpoint: Checkpoint, vector: torch.Tensor) -> tuple[Cha
             f"The architecture “{checkpoint.config.model_type}” multiplies its embedding before the first block, so "
             f"that layer 0 cannot be written into it exactly. {ALTERNATIVES}"
         )
-    changes = Changes(
-        {checkpoint.embedding: Add(vector)},
-        copies={checkpoint.output: checkpoint.embedding} if checkpoint.is_tied else {},
-        settings={"tie_word_embeddings": False} if checkpoint.says_tied else {},
-    )
+    changes = Changes.of_embedding(checkpoint, {checkpoint.embedding: Add(vector)})
     return changes, "It is in every row of the token embedding; the output matrix stays as it was."

@@ -264,8 +264,8 @@ def _chat(options: argparse.Namespace) -> dict[str, Any] | None:
 
     model = _model(options)
     direction = _direction(options, model)
-    start = direction.card.get("strength", {}).get("start")
-    coefficient = options.coefficient if options.coefficient is not None else (start or direction.coefficient(0.2))
+    start = direction.measured_start or direction.coefficient(0.2)
+    coefficient = options.coefficient if options.coefficient is not None else start
     if options.json and options.message is None:
         raise SteeringError("With --json give the question: --message “…”.")
     histories: list[list[dict[str, str]]] = [[], [], []]

@@ -62,8 +62,7 @@ def _export_model(options: argparse.Namespace, direction: Direction, progress: P
     if options.to == "adapter":
         folder = write_adapter(options.model, direction, options.out, check=check, progress=progress)
         return {"folder": str(folder), "kind": options.to, "check": comparison_on_card(folder)}
-    start = direction.card.get("strength", {}).get("start")
-    coefficient = options.coefficient if options.coefficient is not None else start
+    coefficient = options.coefficient if options.coefficient is not None else direction.measured_start
     if coefficient is None:
         raise SteeringError("Say how far the direction is turned up: --coefficient NUMBER. It has no measured start.")
     folder = add_to_weights(options.model, direction, coefficient, options.out, check=check, progress=progress)

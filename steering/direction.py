@@ -112,6 +112,13 @@ class Direction:
         return not torch.allclose(self.ablation_unit, self.unit, atol=1e-5)
 
     @property
+    def measured_start(self) -> float | None:
+        """The coefficient at which the slider starts, where it was measured; a stranger's card may hold anything."""
+        strength = self.card.get("strength")
+        start = strength.get("start") if isinstance(strength, dict) else None
+        return float(start) if isinstance(start, int | float) else None
+
+    @property
     def neutral_projections(self) -> Tensor | None:
         """R̂ μ^(l), the negative side's mean at each layer along the ablation basis, float32 ``[n_layers, k]``.
 

@@ -100,10 +100,12 @@ def _scores(card: dict[str, Any]) -> str:
 
 def _code(direction: Direction, file: str) -> str:
     """Five lines of plain transformers, for blocks that are kept as most models keep them."""
+    start = direction.measured_start
+    coefficient = direction.coefficient(0.2) if start is None else start
     return (
         "```python\n"
         "from safetensors.torch import load_file\n"
-        f'tensors, c = load_file("{file}"), {_start(direction):.3g}\n'
+        f'tensors, c = load_file("{file}"), {coefficient:.3g}\n'
         'r, basis = tensors["vector"], tensors["ablation_basis"]\n'
         f"block = model.model.layers[{direction.layer}]  # the stream that enters this block\n"
         "block.register_forward_pre_hook(lambda _, x: (x[0] + c * r.to(x[0]), *x[1:]))  # turned up\n"
@@ -111,12 +113,6 @@ def _code(direction: Direction, file: str) -> str:
         "To take it out, subtract `(x @ basis.T) @ basis` from what every block reads and from every output of "
         "attention and MLP. It must enter as a positional argument, as it does in transformers' own models."
     )
-
-
-def _start(direction: Direction) -> float:
-    strength = direction.card.get("strength")
-    start = strength.get("start") if isinstance(strength, dict) else None
-    return float(start) if isinstance(start, int | float) else direction.coefficient(0.2)
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -52,34 +52,47 @@ def write_edited_model(
         SteeringError: if the target cannot be written, has no room, or did not pass its check.
         Cancelled: if ``progress`` raises it.
     """
-    try:
+    with disk_errors_said(target):
         _require_space(checkpoint, changes, target.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
         with renamed_when_whole(target) as partial:
             copy_companions(checkpoint.folder, partial)
             with one_thread():
                 write_weights(checkpoint, changes, partial, progress)
                 verify_weights(checkpoint, changes, partial, progress)
-            measured = _compared(source, partial, stands_for, progress)
+            measured = measured_or_why(
+                None if stands_for is None else lambda: compare(source, partial, stands_for, progress)
+            )
             (partial / CARD_FILE).write_text(card(measured), encoding="utf-8")
-    except OSError as error:
-        raise SteeringError(f"{target} cannot be written: {error}. Choose another folder.") from error
     return measured
 
 
-def _compared(source: str, partial: Path, stands_for: Variant | None, progress: Progress) -> Equality | str:
-    if stands_for is None:
+@contextmanager
+def disk_errors_said(target: Path) -> Iterator[None]:
+    """What the disk refuses is a sentence about the target."""
+    try:
+        yield
+    except OSError as error:
+        raise SteeringError(f"{target} cannot be written: {error}. Choose another folder.") from error
+
+
+def measured_or_why(measure: Callable[[], Equality] | None) -> Equality | str:
+    """What was measured of an export, or a sentence that says why nothing was; None where nobody asked."""
+    if measure is None:
         return UNCOMPARED
     try:
-        return compare(source, partial, stands_for, progress)
+        return measure()
     except (ModelError, OutOfMemoryError) as error:  # no tokenizer or chat template, no room; the edit itself is right
         return f"{COULD_NOT}{error}"
 
 
 @contextmanager
 def renamed_when_whole(target: Path) -> Iterator[Path]:
-    """A folder beside ``target`` that gets its name at the end; whatever ends it before leaves nothing."""
+    """A folder beside ``target`` that gets its name at the end; whatever ends it before leaves nothing.
+
+    A process that is killed leaves its folder; the next try at the same target removes it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
     partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
     try:
         with _held(partial):

@@ -35,6 +35,15 @@ class Changes:
     added: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_embedding(cls, checkpoint: Checkpoint, edits: dict[str, TensorEdit]) -> Changes:
+        """Edits of the embedding among others: an output matrix tied to it stays as it was, and is written untied."""
+        return cls(
+            edits,
+            copies={checkpoint.output: checkpoint.embedding} if checkpoint.is_tied else {},
+            settings={"tie_word_embeddings": False} if checkpoint.says_tied else {},
+        )
+
     def new_bytes(self, checkpoint: Checkpoint) -> int:
         """How much longer the weights become."""
         copied = sum(checkpoint.tensors[source].nbytes for source in self.copies.values())

@@ -167,9 +167,8 @@ def _unseen(direction: Direction, kind: str, block: int) -> tuple[str, ...]:
         "steering-vectors": "SteeringVector({int(k): v for k, v in load_file(path).items()}) loads it, with load_file "
         "from safetensors.torch, and the multiplier there",
     }[kind]
-    strength = direction.card.get("strength")
-    start = strength.get("start") if isinstance(strength, dict) else None
-    useful = f"; {start:.3g} is a useful one" if isinstance(start, int | float) else ""
+    start = direction.measured_start
+    useful = "" if start is None else f"; {start:.3g} is a useful one"
     basis = "the centred direction" if direction.is_centred else "its unit vector"
     return (
         f"To use it: {use} is the coefficient here{useful}.",

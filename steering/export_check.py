@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,6 +169,6 @@ def _dtype_that_fits(exported: Path) -> torch.dtype:
     from steering.machine import free_memory
 
     tensors = Checkpoint.read(exported, exported.name).tensors.values()
-    numbers = sum(tensor.n_rows * (tensor.shape[-1] if tensor.shape else 1) for tensor in tensors)
+    numbers = sum(prod(tensor.shape) for tensor in tensors)
     widest = max(tensors, key=lambda tensor: tensor.nbytes)
     return torch.float32 if 1.3 * 4 * numbers < free_memory(torch.device("cpu")) else widest.number_type

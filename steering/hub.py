@@ -193,7 +193,6 @@ def _files(api: Any, repository: str, revision: str | None) -> tuple[dict[str, i
 
 
 def _pull_folder(api: Any, repository: str, revision: str | None, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     with renamed_when_whole(target) as partial:
         api.snapshot_download(repository, revision=revision, local_dir=partial, allow_patterns=list(MODEL_FILES))
         shutil.rmtree(partial / ".cache", ignore_errors=True)  # the library's own notes

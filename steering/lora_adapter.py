@@ -16,9 +16,10 @@ from torch import Tensor
 
 from steering.checkpoints import Checkpoint
 from steering.directions import Direction
-from steering.edited_folder import renamed_when_whole, require_free
-from steering.edited_model_card import CARD_FILE, COULD_NOT, UNCOMPARED, adapter_card, public_label
-from steering.errors import ModelError, OutOfMemoryError, SteeringError
+from steering.edited_folder import disk_errors_said, measured_or_why, renamed_when_whole, require_free
+from steering.edited_model_card import CARD_FILE, adapter_card, public_label
+from steering.errors import ModelError, SteeringError
+from steering.export_check import WHAT as COMPARING
 from steering.export_check import Equality, answer_logits, equality, hooked_answers
 from steering.interventions import Variant
 from steering.machine import one_thread
@@ -66,16 +67,11 @@ def write_adapter(
     pairs = adapter_pairs(checkpoint, direction, progress)
     biases = any(name.endswith(".bias") for name in checkpoint.writes)
     left_out = LEFT_OUT.format(biases=", and what biases do" if biases else "")
-    measured = _compared(source, direction, pairs, progress) if check else UNCOMPARED
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with renamed_when_whole(target) as partial:
-            _save(partial, checkpoint, pairs)
-            (partial / CARD_FILE).write_text(
-                adapter_card(source, checkpoint, direction, left_out, measured), encoding="utf-8"
-            )
-    except OSError as error:
-        raise SteeringError(f"{target} cannot be written: {error}. Choose another folder.") from error
+    measured = measured_or_why((lambda: _compare(source, direction, pairs, progress)) if check else None)
+    with disk_errors_said(target), renamed_when_whole(target) as partial:
+        _save(partial, checkpoint, pairs)
+        card = adapter_card(source, checkpoint, direction, left_out, measured)
+        (partial / CARD_FILE).write_text(card, encoding="utf-8")
     return target
 
 
@@ -131,21 +127,16 @@ def _save(folder: Path, checkpoint: Checkpoint, pairs: dict[str, tuple[Tensor, T
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _compared(
+def _compare(
     source: str, direction: Direction, pairs: dict[str, tuple[Tensor, Tensor]], progress: Progress
-) -> Equality | str:
-    """The base model with the adapter applied beside the hooked one; or why that could not be measured."""
+) -> Equality:
+    """The base model with the adapter applied beside the hooked one."""
     from steering.models import load_model
 
-    try:
-        model = load_model(source, device="cpu", dtype=torch.float32)
-        texts, expected = hooked_answers(model, Variant.ablated(direction), progress=progress)
-        _apply(model, pairs)
-        found = answer_logits(
-            model, texts, Variant.baseline(), lambda part: progress("Comparing the answers", 2 + part, 3)
-        )
-    except (ModelError, OutOfMemoryError) as error:
-        return f"{COULD_NOT}{error}"
+    model = load_model(source, device="cpu", dtype=torch.float32)
+    texts, expected = hooked_answers(model, Variant.ablated(direction), progress=progress)
+    _apply(model, pairs)
+    found = answer_logits(model, texts, Variant.baseline(), lambda part: progress(COMPARING, 2 + part, 3))
     return equality(expected, found, torch.float32)
 
 

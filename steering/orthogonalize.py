@@ -68,7 +68,7 @@ def orthogonalize(
     write_edited_model(
         checkpoint,
         source,
-        _changes(checkpoint, direction),
+        Changes.of_embedding(checkpoint, weight_edits(checkpoint, direction.ablation_basis)),
         target,
         Variant.ablated(direction) if check else None,
         lambda measured: ablated_model_card(source, checkpoint, direction, measured),
@@ -77,11 +77,3 @@ def orthogonalize(
     if checkpoint.layout.norm_offset is not None:
         logger.warning(APPROXIMATION)
     return target
-
-
-def _changes(checkpoint: Checkpoint, direction: Direction) -> Changes:
-    return Changes(
-        weight_edits(checkpoint, direction.ablation_basis),
-        copies={checkpoint.output: checkpoint.embedding} if checkpoint.is_tied else {},
-        settings={"tie_word_embeddings": False} if checkpoint.says_tied else {},
-    )
