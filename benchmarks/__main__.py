@@ -7,6 +7,7 @@ import sys
 
 BENCHMARKS = (
     "side_by_side",
+    "products",
     "packed_accuracy",
     "difference_in_means",
     "selection",
