@@ -38,8 +38,14 @@ PARTS = [
 ]
 
 
+# Gradio scrolls a conversation to its end, and the page takes it back to its beginning in the same frame, before it is
+# painted. A look from a script may fall between the two; what is seen is what stands at the beginning.
+AT_THE_TOP = "[...document.querySelectorAll('.chat [role=log]')].every((log) => log.scrollTop === 0)"
+
+
 def places(page: Page) -> dict[str, dict[str, float]]:
-    return dict(page.evaluate(WHERE, PARTS))
+    found = page.wait_for_function(f"(parts) => {AT_THE_TOP} && ({WHERE})(parts)", arg=PARTS)
+    return dict(found.json_value())
 
 
 @pytest.mark.parametrize(("width", "height"), [(1360, 900), (390, 844)])
