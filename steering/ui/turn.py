@@ -216,6 +216,8 @@ class TurnWriter:
         """Keep the keys and values of a turn that has left its batch for the visitor's next one."""
         if not self.request.owner:
             return
+        if not replies.request.keeps:
+            return
         rows = zip(self.request.columns, replies.keep(), replies.conditions, strict=True)
         for column, row, condition in rows:
             if row is not None:

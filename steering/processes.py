@@ -1,0 +1,201 @@
+"""Several processes that work as one, started by ``torchrun``: the first leads and the others follow.
+
+All decisions are the leader's: what is asked, what a slider stands at, which random numbers are drawn, when work ends.
+It sends messages, a header of JSON and tensors, and nothing is unpickled. Beside the work each process has a thread
+that meets those of the others every second; when one does not come, every other ends with a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BEAT = 1.0  # seconds between two meetings of the watching threads
+PATIENCE = 15.0  # seconds they wait for each other
+GOODBYE = 3.0  # seconds the leader waits at the end for the others to have heard of it
+WORK = timedelta(hours=24)  # there is no bound on work; a process that is gone or stands still, the watch finds
+LOST = (
+    "One of the {size} processes that run the model together has ended or stands still, so this run is over. What it "
+    "printed may say why. Start all of them again."
+)
+_FIRST = 8192  # bytes of a message that go at once; longer ones come in two
+_LENGTHS = 16  # of which the first say how long header and tensors are
+_ALIGNED = 16
+
+Header = dict[str, Any]
+
+
+def started_together() -> int:
+    """How many processes ``torchrun`` started this one with, itself included; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def processes_here() -> int:
+    """How many of them run on this machine and share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if started_together() > 1 else 1
+
+
+class Over(Exception):
+    """The leader has said that all is over."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the leader says: a header, and tensors on the CPU or on the receiver's own device."""
+
+    header: Header
+    tensors: list[Tensor]
+
+
+class Processes:
+    """This process among those it was started with. One for the life of the program.
+
+    Args:
+        device: where the model will be; the tensors of messages that lie on such a device stay on it.
+
+    Attributes:
+        rank: 0 for the leader.
+        size: how many there are.
+        lock: held while a message and what belongs to it is under way.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=WORK)
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.lock = threading.RLock()
+        self._told = dist.new_group(backend="gloo", timeout=WORK)
+        self._watched = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE))
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that decides."""
+        return self.rank == 0
+
+    # ------------------------------------------------------------------ messages
+
+    def send(self, header: Header, tensors: Sequence[Tensor] = ()) -> None:
+        """Called by the leader: say something to all others."""
+        with self.lock:
+            here = [tensor for tensor in tensors if tensor.is_cpu]
+            parts, described, end = [], [], 0
+            for tensor in tensors:
+                described.append([str(tensor.dtype).removeprefix("torch."), list(tensor.shape), tensor.is_cpu])
+            for tensor in here:
+                part = tensor.detach().contiguous().flatten().view(torch.uint8)
+                room = -len(part) % _ALIGNED
+                parts += [part, torch.zeros(room, dtype=torch.uint8)]
+                end += len(part) + room
+            text = json.dumps({"said": header, "tensors": described}).encode()
+            text += b" " * (-(_LENGTHS + len(text)) % _ALIGNED)
+            lengths = len(text).to_bytes(8, "little") + end.to_bytes(8, "little")
+            whole = torch.cat([torch.frombuffer(bytearray(lengths + text), dtype=torch.uint8), *parts])
+            if len(whole) < _FIRST:
+                whole = torch.nn.functional.pad(whole, (0, _FIRST - len(whole)))
+            dist.broadcast(whole[:_FIRST].contiguous(), 0, group=self._told)
+            if len(whole) > _FIRST:
+                dist.broadcast(whole[_FIRST:].contiguous(), 0, group=self._told)
+            for tensor in tensors:
+                if not tensor.is_cpu:
+                    dist.broadcast(tensor.contiguous(), 0)
+
+    def receive(self) -> Message:
+        """Called by the others: wait for what the leader says next.
+
+        Raises:
+            Over: if it says that all is over.
+        """
+        first = torch.empty(_FIRST, dtype=torch.uint8)
+        dist.broadcast(first, 0, group=self._told)
+        lengths = first[:_LENGTHS].numpy().tobytes()
+        n_text, n_tensors = int.from_bytes(lengths[:8], "little"), int.from_bytes(lengths[8:], "little")
+        n_all = _LENGTHS + n_text + n_tensors
+        whole = first
+        if n_all > _FIRST:
+            whole = torch.empty(n_all, dtype=torch.uint8)
+            whole[:_FIRST] = first
+            rest = torch.empty(n_all - _FIRST, dtype=torch.uint8)
+            dist.broadcast(rest, 0, group=self._told)
+            whole[_FIRST:] = rest
+        content = json.loads(whole[_LENGTHS : _LENGTHS + n_text].numpy().tobytes())
+        tensors, place = [], _LENGTHS + n_text
+        for name, shape, is_here in content["tensors"]:
+            dtype = getattr(torch, name)
+            if is_here:
+                n_bytes = int(torch.Size(shape).numel()) * dtype.itemsize
+                tensors.append(whole[place : place + n_bytes].view(dtype).view(shape))
+                place += n_bytes + -n_bytes % _ALIGNED
+            else:
+                tensor = torch.empty(shape, dtype=dtype, device=self._own_device)
+                dist.broadcast(tensor, 0)
+                tensors.append(tensor)
+        if "end" in content["said"]:
+            self._over.set()
+            with suppress(RuntimeError):
+                dist.barrier(group=self._told)
+            raise Over
+        return Message(content["said"], tensors)
+
+    def agreed(self, text: str) -> str:
+        """The leader's ``text``, in every process; all of them call it."""
+        if self.leads:
+            self.send({"agreed": text})
+            return text
+        return str(self.receive().header["agreed"])
+
+    @cached_property
+    def _own_device(self) -> torch.device:
+        return torch.device("cuda", torch.cuda.current_device())
+
+    # ------------------------------------------------------------------ the end
+
+    def end(self) -> None:
+        """Say that the work is over. The leader waits a moment for the others to have heard it."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        if not self.leads:
+            return
+        ended = threading.Thread(target=self._say_goodbye, name="goodbye", daemon=True)
+        ended.start()
+        ended.join(GOODBYE)
+
+    def _say_goodbye(self) -> None:
+        with suppress(RuntimeError):
+            self.send({"end": True})
+            dist.barrier(group=self._told)
+
+    def _watch(self) -> None:
+        while not self._over.wait(BEAT):
+            try:
+                dist.barrier(group=self._watched)
+            except RuntimeError:
+                # At the end of all work one process goes before the other, which may hear of it a moment later.
+                if self._over.wait(GOODBYE):
+                    return
+                self.fail(LOST.format(size=self.size))
+
+    def fail(self, sentence: str) -> None:
+        """End this process at once: what it waits for will never come. The leader says why."""
+        if self.leads:
+            print(sentence, file=sys.stderr, flush=True)
+        else:
+            time.sleep(BEAT)  # the leader speaks first: whoever started all ends all when the first of them ends
+        os._exit(1)
