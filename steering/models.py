@@ -23,8 +23,7 @@ from steering.weights import BUNDLED_HUB_ID, BUNDLED_LABEL, PACKED_FILE, is_stan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from steering.processes import Processes
-    from steering.tensor_parallel import Leader
+    from steering.processes import Helps, Leads, Processes
 
 __all__ = ["ChatModel", "Message", "Quantization", "load_model", "weight_bytes"]
 
@@ -44,6 +43,7 @@ class ChatModel:
         quantization: ``"8bit"`` or ``"4bit"`` if bitsandbytes holds its weights, else None.
         thinking: whether the template lets the model think aloud before it answers.
         leader: who hands what is run here to the other processes, if several hold the model together.
+        helpers: other processes with the same model, which take their part of reading and scoring.
     """
 
     model: Any
@@ -53,7 +53,8 @@ class ChatModel:
     revision: str = ""
     quantization: Quantization | None = None
     thinking: bool = False
-    leader: Leader | None = field(default=None, repr=False)
+    leader: Leads | None = field(default=None, repr=False)
+    helpers: Helps | None = field(default=None, repr=False)
     # Only one forward pass may carry hooks at a time; whoever steers holds this lock for the length of one step.
     lock: PassLock = field(default_factory=PassLock, repr=False)
 

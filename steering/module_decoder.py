@@ -131,7 +131,10 @@ class ModuleDecoder:
         return self._forward(self._steering_of(rows), read, ids, [len(row.prompt) for row in rows])
 
     def _kept_together(self, rows: Sequence[tuple[KeptRow | None, int]]) -> KeyValues:
-        """The first tokens of kept rows as one batch, padded on the left; rows that keep nothing come among themselves."""
+        """The first tokens of kept rows as one batch, padded on the left.
+
+        Rows that keep nothing come among themselves.
+        """
         parts = []
         for kept, n_tokens in rows:
             if kept is None or n_tokens == 0:

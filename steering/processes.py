@@ -12,12 +12,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ LOST = (
     "One of the {size} processes that run the model together has ended or stands still, so this run is over. What it "
     "printed may say why. Start all of them again."
 )
+_CONNECTIONS = ("gloo", "NCCL")  # in what torch raises when a process is gone
 _FIRST = 8192  # bytes of a message that go at once; longer ones come in two
 _LENGTHS = 16  # of which the first say how long header and tensors are
 _ALIGNED = 16
@@ -38,14 +39,24 @@ _ALIGNED = 16
 Header = dict[str, Any]
 
 
-def started_together() -> int:
-    """How many processes ``torchrun`` started this one with, itself included; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+class Leads(Protocol):
+    """Hands what is run here to the other processes, each of which holds a part of the model: `tensor_parallel`."""
+
+    def number_of(self, read: object) -> int:
+        """A name for new keys and values."""
+
+    def tell(self, header: Header, tensors: Sequence[Tensor] = ()) -> None:
+        """Say something to the others."""
 
 
-def processes_here() -> int:
-    """How many of them run on this machine and share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if started_together() > 1 else 1
+class Helps(Protocol):
+    """Other processes with the same model, which take their part of reading and scoring: `data_parallel`."""
+
+    def sums(self, reader: Any, examples: Sequence[Any], side_of: list[int], tick: Any) -> list[Tensor]:
+        """The sums of all batches of examples, in their order."""
+
+    def scorer(self, own: Callable[[], Any], validation: Any, tokens: Any) -> Any:
+        """A scorer whose steps are shared out."""
 
 
 class Over(Exception):
@@ -123,7 +134,8 @@ class Processes:
             Over: if it says that all is over.
         """
         first = torch.empty(_FIRST, dtype=torch.uint8)
-        dist.broadcast(first, 0, group=self._told)
+        with self.connected():
+            dist.broadcast(first, 0, group=self._told)
         lengths = first[:_LENGTHS].numpy().tobytes()
         n_text, n_tensors = int.from_bytes(lengths[:8], "little"), int.from_bytes(lengths[8:], "little")
         n_all = _LENGTHS + n_text + n_tensors
@@ -153,6 +165,45 @@ class Processes:
             raise Over
         return Message(content["said"], tensors)
 
+    def wait_for_end(self) -> None:
+        """Called by one of the others that has nothing to do any more.
+
+        Raises:
+            Over: when the leader says that all is over.
+        """
+        while True:
+            self.receive()
+
+    def states(self, own: int) -> list[int]:
+        """A number from every process; all of them call it."""
+        found = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(found, torch.tensor([own]), group=self._told)
+        return [int(one) for one in found]
+
+    def gathered(self, own: Tensor) -> list[Tensor]:
+        """Every process' tensor in the leader, nothing in the others; all of them call it.
+
+        Args:
+            own: on the CPU; they may differ in their first dimension, and be empty of any shape.
+        """
+        longest = max(self.states(own.ndim))
+        shape = torch.tensor([*own.shape, *[0] * (longest - own.ndim)])
+        shapes = [torch.zeros_like(shape) for _ in range(self.size)]
+        dist.all_gather(shapes, shape, group=self._told)
+        if not longest or not any(int(one.prod()) for one in shapes):
+            return [own.new_empty(0)] * self.size if self.leads else []
+        most = torch.stack(shapes).amax(dim=0).tolist()
+        padded = own.new_zeros(most, dtype=torch.float64)
+        if own.numel():
+            padded[: len(own)] = own
+        found = [torch.empty_like(padded) for _ in range(self.size)] if self.leads else None
+        dist.gather(padded, found, 0, group=self._told)
+        return [] if found is None else [one[: int(shape[0])] for one, shape in zip(found, shapes, strict=True)]
+
+    def tell_fault(self, error: BaseException) -> None:
+        """Called by one of the others: what went wrong here, for whoever reads what the processes print."""
+        print(f"Process {self.rank}: {error}", file=sys.stderr, flush=True)
+
     def agreed(self, text: str) -> str:
         """The leader's ``text``, in every process; all of them call it."""
         if self.leads:
@@ -176,6 +227,19 @@ class Processes:
         ended = threading.Thread(target=self._say_goodbye, name="goodbye", daemon=True)
         ended.start()
         ended.join(GOODBYE)
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Around what speaks with the others: where one is gone, this process ends with the sentence of the watch."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(name in str(error) for name in _CONNECTIONS):
+                raise
+            if not self._over.is_set():
+                time.sleep(PATIENCE + GOODBYE + 2 * BEAT)
+                self.fail(LOST.format(size=self.size))
+            raise Over from error
 
     def _say_goodbye(self) -> None:
         with suppress(RuntimeError):

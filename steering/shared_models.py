@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steering.errors import ModelError
+from steering.data_parallel import Helper, Helpers
+from steering.errors import ModelError, SteeringError
 from steering.machine import preferred_dtype
 from steering.model_files import read_config
 from steering.models import ChatModel, as_bytes, load_model, weights
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from steering.processes import Processes
 
 
+OTHERS_FAILED = "Another process could not load its share of the model. Start fewer of them, or free memory."
+
+
 def load_shared(
     processes: Processes,
     source: str = "bundled",
@@ -31,6 +35,7 @@ def load_shared(
     dtype: torch.dtype | str | None = None,
     quantization: Quantization | None = None,
     revision: str | None = None,
+    whole: bool = False,
     progress: Progress = silent,
 ) -> ChatModel:
     """Load a chat model, of which every process holds a part; all of them call this with the same arguments.
@@ -40,6 +45,7 @@ def load_shared(
     Args:
         source, device, dtype, revision, progress: as for :func:`steering.models.load_model`.
         quantization: there is none for several processes.
+        whole: every process holds all of it, for examples are what they share.
 
     Raises:
         ModelError: as for one process, and if the processes cannot share this model evenly.
@@ -55,11 +61,22 @@ def load_shared(
         folder = model_folder(source, revision, progress)
     processes.agreed("fetched")
     folder = model_folder(source, revision)
-    require_divisible(read_config(folder), processes.size)
+    if not whole:
+        require_divisible(read_config(folder), processes.size)
     if dtype in (None, "auto"):  # measured, so that each might find something else
         dtype = processes.agreed(str(preferred_dtype(chosen_device(device))).removeprefix("torch."))
     number_type = chosen_dtype(dtype, chosen_device(device))
-    model = load_model(source, dtype=number_type, revision=revision, processes=processes, progress=progress)
+    shares = None if whole else processes
+    failure: SteeringError | None = None
+    try:
+        model = load_model(source, dtype=number_type, revision=revision, processes=shares, progress=progress)
+    except SteeringError as error:
+        failure = error
+    if any(processes.states(int(failure is not None))):
+        raise failure or ModelError(OTHERS_FAILED)
+    if whole:
+        model.helpers = Helpers(processes) if processes.leads else None
+        return model
     if not model.revision:
         model.fingerprint = _fingerprint(model)
     if processes.leads:
@@ -67,10 +84,11 @@ def load_shared(
     return model
 
 
-def follow(model: ChatModel, processes: Processes) -> None:
+def follow(model: ChatModel, processes: Processes, *, whole: bool = False) -> None:
     """Compute this process' share of whatever the leader runs, until it says that it is over."""
     with suppress(Over):
-        Follower(model, processes).follow()
+        follower = Helper(model, processes) if whole else Follower(model, processes)
+        follower.follow()
 
 
 def _fingerprint(model: ChatModel) -> str:

@@ -27,7 +27,7 @@ from steering.prompt_trees import SparseMask
 if TYPE_CHECKING:
     from steering.key_values import LayerKeyValues
     from steering.models import ChatModel
-    from steering.processes import Header, Processes
+    from steering.processes import Header, Leads, Processes
 
 _KEPT = 8  # tensors that every process keeps because the next layers are given them too: mask, rotary angles
 _STREAM = "hidden_states"  # what a module changes is new every time
@@ -51,8 +51,8 @@ def require_divisible(config: dict[str, Any], n_processes: int) -> None:
     fitting = [str(n) for n in range(2, common + 1) if common % n == 0]
     instead = f"Start {' or '.join(fitting)} of them, or one" if fitting else "Start one"
     raise ModelError(
-        f"This model's attention has {heads} heads ({of_keys} of keys and values), which {n_processes} processes cannot "
-        f"share evenly. {instead}, or choose another model."
+        f"This model's attention has {heads} heads ({of_keys} of keys and values), which {n_processes} processes "
+        f"cannot share evenly. {instead}, or choose another model."
     )
 
 
@@ -76,12 +76,10 @@ class Leader:
 
     def _led(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def led(*args: Any, **kwargs: Any) -> Any:
-            with self._processes.lock:
+            with self._processes.lock, self._processes.connected():
                 tensors: list[Tensor] = []
                 described = [self._described(value, tensors, keeps=False) for value in args]
-                named = {
-                    name: self._described(value, tensors, keeps=name != _STREAM) for name, value in kwargs.items()
-                }
+                named = {name: self._described(value, tensors, keeps=name != _STREAM) for name, value in kwargs.items()}
                 self.tell({"run": number, "args": described, "kwargs": named}, tensors)
                 return forward(*args, **kwargs)
 
@@ -94,7 +92,7 @@ class Leader:
             gone.append(self._gone.popleft())
         self._processes.send(header | {"gone": gone} if gone else header, tensors)
 
-    def number_of(self, read: LedKeyValues) -> int:
+    def number_of(self, read: object) -> int:
         """A name for new keys and values, which the others forget when ``read`` is no more."""
         self._numbers += 1
         # Whoever frees it may be in the middle of a message, so that it is only noted here.
@@ -130,13 +128,11 @@ class Leader:
 class LedKeyValues(KeyValues):
     """Keys and values of the leader's own heads; the others do with theirs what is done here."""
 
-    def __init__(
-        self, leader: Leader, layers: Sequence[LayerKeyValues] = (), lengths: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, leader: Leads, layers: Sequence[LayerKeyValues] = (), lengths: Sequence[int] = ()) -> None:
         super().__init__(layers, lengths)
         self._leader = leader
         self.number = leader.number_of(self)
-        self.cache.led_number = self.number  # type: ignore[attr-defined]
+        self.cache.led_number = self.number
 
     def like(self, layers: Sequence[LayerKeyValues] = (), lengths: Sequence[int] = ()) -> LedKeyValues:
         return LedKeyValues(self._leader, layers, lengths)
@@ -195,7 +191,8 @@ class Follower:
                     tensors = iter([tensor.to(self._device) for tensor in message.tensors])
                     args = [self._given(one, tensors) for one in header["args"]]
                     kwargs = {name: self._given(one, tensors) for name, one in header["kwargs"].items()}
-                    self._units[header["run"]](*args, **kwargs)
+                    with self._processes.connected():
+                        self._units[header["run"]](*args, **kwargs)
                 elif "crop" in header:
                     self._of(header["crop"]).crop(header["width"])
                 elif "select" in header:

@@ -36,6 +36,7 @@ LAYERS = (
         "own_words",
         "packed",
         "processes",
+        "processes_here",
         "prompt_trees",
         "template",
         "tensor_files",
@@ -60,6 +61,7 @@ LAYERS = (
     ),
     (
         "candidate_search",
+        "data_parallel",
         "effect_curve",
         "finding",
         "preparation",
@@ -115,7 +117,7 @@ LAYERS = (
     ),
     ("calibration", "evaluate", "explain"),
     ("preset_directions",),
-    ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "__main__", "ui"),
+    ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "cli_processes", "__main__", "ui"),
 )
 
 
