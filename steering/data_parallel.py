@@ -139,7 +139,8 @@ class Helper:
             Direction(vector.clone(), basis.clone(), layer, position, norm)
             for vector, basis, (layer, position, norm, _) in zip(vectors, rows, header["places"], strict=True)
         ]
-        return _numbers(scorer.run(header["step"], _part(directions, self._processes)))
+        own = _part(directions, self._processes)
+        return _numbers(scorer.run(header["step"], own)) if own else torch.empty(0)
 
 
 def _part(directions: Sequence[Direction], processes: Processes) -> Sequence[Direction]:
@@ -150,7 +151,7 @@ def _part(directions: Sequence[Direction], processes: Processes) -> Sequence[Dir
 
 def _numbers(results: Sequence[dict[str, Tensor]]) -> Tensor:
     """What a step gives, float64 ``[directions, scores, examples]``; all scores of a step are of the same examples."""
-    return torch.stack([torch.stack(list(one.values())) for one in results]) if results else torch.empty(0)
+    return torch.stack([torch.stack(list(one.values())) for one in results])
 
 
 def _tried(work: Callable[[], Tensor]) -> Tensor | BaseException:

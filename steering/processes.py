@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,9 +20,12 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any, Protocol
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from steering.processes_here import processes_here
 
 BEAT = 1.0  # seconds between two meetings of the watching threads
 PATIENCE = 15.0  # seconds they wait for each other
@@ -92,7 +96,10 @@ class Processes:
         self.lock = threading.RLock()
         self._told = dist.new_group(backend="gloo", timeout=WORK)
         self._watched = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE))
+        self._pids = self.states(os.getpid())
         self._over = threading.Event()
+        if self.leads and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._asked_to_end)
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     @property
@@ -237,14 +244,21 @@ class Processes:
             if not any(name in str(error) for name in _CONNECTIONS):
                 raise
             if not self._over.is_set():
-                time.sleep(PATIENCE + GOODBYE + 2 * BEAT)
                 self.fail(LOST.format(size=self.size))
             raise Over from error
 
+    def _asked_to_end(self, number: int, frame: object) -> None:
+        """torchrun ends all processes when one has ended, mostly before the watch has seen that it has."""
+        self._over.wait(2 * BEAT)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
     def _say_goodbye(self) -> None:
-        with suppress(RuntimeError):
+        try:
             self.send({"end": True})
             dist.barrier(group=self._told)
+        except RuntimeError:
+            print(LOST.format(size=self.size), file=sys.stderr, flush=True)
 
     def _watch(self) -> None:
         while not self._over.wait(BEAT):
@@ -260,6 +274,17 @@ class Processes:
         """End this process at once: what it waits for will never come. The leader says why."""
         if self.leads:
             print(sentence, file=sys.stderr, flush=True)
+            self._end_what_stands_still()
         else:
             time.sleep(BEAT)  # the leader speaks first: whoever started all ends all when the first of them ends
         os._exit(1)
+
+    def _end_what_stands_still(self) -> None:
+        """End the others on this machine; one that stands still hears nothing but this."""
+        if self.size != processes_here():
+            return
+        for pid in self._pids[1:]:
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.ppid() == os.getppid():  # the number may be another program's by now
+                    process.kill()

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def main(how: str, folder: str, out: str) -> int:
         return 0
     if not processes.leads:
         if how in ("dies", "stands"):
-            threading.Timer(2, os.kill, (os.getpid(), signal.SIGKILL if how == "dies" else signal.SIGSTOP)).start()
+            threading.Timer(2, go, (how, out)).start()
         follow(model, processes, whole=whole)
         return 0
     while how in ("dies", "stands"):
@@ -126,6 +127,11 @@ def main(how: str, folder: str, out: str) -> int:
     Path(out).write_text(json.dumps(everything(model)))
     processes.end()
     return 0
+
+
+def go(how: str, out: str) -> None:
+    Path(out).write_text(str(time.time()))
+    os.kill(os.getpid(), signal.SIGKILL if how == "dies" else signal.SIGSTOP)
 
 
 def follow_nothing(processes: Processes) -> None:
