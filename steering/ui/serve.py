@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from starlette.middleware import Middleware
 
+from steering.errors import SteeringError
+from steering.processes_here import started_together
 from steering.ui.api import APP_OPTIONS
 from steering.ui.delivery import Delivery
 from steering.ui.engine import Engine, ModelOptions
@@ -28,6 +32,9 @@ from steering.ui.status import routes
 from steering.ui.worker import Worker
 from steering.version import library_version
 
+if TYPE_CHECKING:
+    from steering.processes import Processes
+
 LOOK_FOR_WORK = 0.02  # seconds
 LOOK_FOR_NEWS = 0.5  # seconds between two looks at what is worth a line of the log
 GRADIO_THREADS = 40  # its own default; a reply keeps one while it is written, and quick events need some too
@@ -36,6 +43,7 @@ GRADIO_THREADS = 40  # its own default; a reply keeps one while it is written, a
 def serve(arguments: list[str] | None = None) -> None:
     """Start the playground and serve it until it is asked to end; what ``python app.py`` does."""
     options, limits = parsed(arguments)
+    processes = joined_or_follow(options) if started_together() > 1 else None
     keep_journal(options.log_format)
     keep_memory_small()
     # Uvicorn would believe X-Forwarded-For of any program on this machine; who is to be believed, `Operator` knows.
@@ -43,7 +51,7 @@ def serve(arguments: list[str] | None = None) -> None:
     operator = Operator(limits, behind_proxy=options.behind_proxy)
     asked_to_end = threading.Event()
     on_signals(asked_to_end.set)
-    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization), limits, zero_desk())
+    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization, processes), limits, zero_desk())
     models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"), allowed=limits.models)
     models.begin()
     page = build_page(engine, models, operator)
@@ -78,12 +86,28 @@ def serve(arguments: list[str] | None = None) -> None:
     _watch(engine, page, asked_to_end)
     operator.end()
     page.close(verbose=False)
+    if processes is not None:
+        processes.end()
     note("ended", seconds=round(operator.activity.uptime))
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads of torch may be in the middle of a pass or of loading a model; an interpreter that is taken down around
     # them can crash, and nothing is left to be saved.
     os._exit(0)
+
+
+def joined_or_follow(options: argparse.Namespace) -> Processes:
+    """This process among those ``torchrun`` started, if it leads; the others follow it to the end and do not return."""
+    from steering.cli_processes import follow_all, joined
+
+    try:
+        processes = joined(options.device)
+    except SteeringError as error:
+        sys.exit(str(error) if os.environ["RANK"] == "0" else 1)
+    if not processes.leads:
+        follow_all(options, processes)
+        sys.exit(0)
+    return processes
 
 
 def zero_desk() -> Worker | None:
