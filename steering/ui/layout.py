@@ -105,6 +105,7 @@ def build_layout(
     answers: Sequence[Any] = ((),) * len(PLACES),
     log: str,
     limits: Limits,
+    foot: str = markup.FOOT,
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
@@ -177,7 +178,7 @@ def build_layout(
             pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
-    fixed(markup.FOOT, "foot")
+    fixed(foot, "foot")
     model_choice, model_status, settings, reset = settings_drawer(models, models_left_out, model, limits)
     return Components(
         tabs=tabs,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import sys
 import threading
+from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -43,10 +45,7 @@ def serve(arguments: list[str] | None = None) -> None:
     operator = Operator(limits, behind_proxy=options.behind_proxy)
     asked_to_end = threading.Event()
     on_signals(asked_to_end.set)
-    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization), limits, zero_desk())
-    models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"), allowed=limits.models)
-    models.begin()
-    page = build_page(engine, models, operator)
+    engine, page, looks = _with_servers(options, operator) if options.endpoints else _with_model(options, operator)
     page.queue(max_size=limits.waiting)
     # Gradio looks for new work every millisecond, and each time interrupts the thread that writes the answers: without
     # this they come 7 % slower.
@@ -72,9 +71,10 @@ def serve(arguments: list[str] | None = None) -> None:
             "middleware": [Middleware(Guard, operator=operator), Middleware(Delivery, first_paint=page.first_paint)],
         },
         mcp_server=True,
-        **page_options(),
+        **looks,
     )
-    note("start", version=library_version(), address=page.local_url, model=options.model, **dataclasses.asdict(limits))
+    model = "served elsewhere" if options.endpoints else options.model
+    note("start", version=library_version(), address=page.local_url, model=model, **dataclasses.asdict(limits))
     _watch(engine, page, asked_to_end)
     operator.end()
     page.close(verbose=False)
@@ -84,6 +84,25 @@ def serve(arguments: list[str] | None = None) -> None:
     # Threads of torch may be in the middle of a pass or of loading a model; an interpreter that is taken down around
     # them can crash, and nothing is left to be saved.
     os._exit(0)
+
+
+def _with_model(options: argparse.Namespace, operator: Operator) -> tuple[Engine, Page, dict[str, Any]]:
+    """The engine with a model of this program, which begins to load; its page, and how that looks."""
+    limits = operator.limits
+    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization), limits, zero_desk())
+    models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"), allowed=limits.models)
+    models.begin()
+    return engine, build_page(engine, models, operator), page_options()
+
+
+def _with_servers(options: argparse.Namespace, operator: Operator) -> tuple[Engine, Page, dict[str, Any]]:
+    """The same with three servers elsewhere."""
+    from steering.ui.remote_engine import RemoteEngine
+    from steering.ui.remote_page import build_remote_page, remote_page_options
+
+    engine = RemoteEngine(options.endpoints, operator.limits)
+    engine.watch.begin()
+    return engine, build_remote_page(engine, operator), remote_page_options()
 
 
 def zero_desk() -> Worker | None:
