@@ -77,6 +77,12 @@ def test_without_remote_there_are_no_endpoints() -> None:
     assert options.endpoints == ()
 
 
+def test_servers_and_a_model_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(["--model", "bundled", *[word for text in GOOD for word in ("--remote", text)]], {})
+    assert "leave --model" in capsys.readouterr().err
+
+
 def test_the_key_is_the_environments() -> None:
     assert headers({"STEERING_REMOTE_KEY": " sk-1 "}) == {"Authorization": "Bearer sk-1"}
     assert headers({}) == {}

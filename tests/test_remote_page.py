@@ -114,6 +114,7 @@ def test_what_is_taken_home_names_models_and_no_address(run: Any) -> None:
     run_as_json, markdown = handlers.run_as_json(asks), handlers.markdown(asks)
     told = json.loads(run_as_json)
     assert told["model"] == {"baseline": "a", "ablated": "b", "added": "c"}
+    assert told["turns"][0]["unit"] == "piece"
     assert told["turns"][0]["settings"]["models"] == told["model"]
     assert "removal" not in told["turns"][0]["settings"]
     assert [answer["text"] for answer in told["turns"][0]["answers"]] == ["one", "two", "three"]
@@ -123,6 +124,8 @@ def test_what_is_taken_home_names_models_and_no_address(run: Any) -> None:
         assert "127.0.0.1" not in text
         assert "/models" not in text
     assert handlers.link("", 1.0, 4, 0.5, asks) == "?seed=4&q=Well%3F&t=0.5"
+    asks.query_params = {"q": "Linked?", "seed": "7", "idea": "poetic", "t": "9"}
+    assert handlers.arrive("", asks)[-3:] == ["Linked?", 7, 1.5]
     event: Any = SimpleNamespace(number=1)
     assert json.loads(handlers.look_at(asks, event).split("|")[2])["message"] == NO_LIKELIEST
 
@@ -135,6 +138,20 @@ def test_the_page_leaves_out_what_cannot_be_done(run: Any) -> None:
     assert not any(shown[name] for name in gone)
     assert all(shown[name] for name in ("message", "ask", "served", "served-why", "system-prompt", "seed"))
     assert page.first_paint == ""
+
+
+@pytest.mark.parametrize("forged", [{"temperature": float("nan")}, {"top_p": "1"}, {"repetition_penalty": None}])
+def test_a_forged_setting_asks_no_server(run: Any, forged: dict[str, Any]) -> None:
+    chat = run(words("x"), words("x"), words("x"))
+    *_, log = chat.ask("Well?", **forged)
+    assert "must be a number" in log
+    assert not any(server.asked for server in chat.servers)
+
+
+def test_half_a_surrogate_in_a_question_is_no_fault(run: Any) -> None:
+    chat = run(words("x"), words("y"), words("z"))
+    *panes, _ = chat.ask("Well \ud800?")
+    assert [pane[-1]["content"] for pane in panes[:3]] == ["x", "y", "z"]
 
 
 def test_models_names_are_told_as_texts(run: Any) -> None:

@@ -30,6 +30,8 @@ def parsed(
         limits = Limits.of(vars(options), environment)
         if options.log_format not in FORMATS:
             raise SteeringError(f"STEERING_LOG_FORMAT must be {' or '.join(FORMATS)}, not “{options.log_format}”.")
+        if options.remote and (options.model or limits.models):
+            raise SteeringError("--remote shows servers in the place of a model: leave --model and --models out.")
         options.model = options.model or (limits.models[0] if limits.models else "bundled")
         if limits.models and options.model not in limits.models:
             raise SteeringError(f"--model {options.model} is not among --models: add it there, or leave --model out.")

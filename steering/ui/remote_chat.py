@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from steering.errors import SteeringError
 from steering.ui.chat import Chat
 from steering.ui.columns import Heads
 from steering.ui.conversations import Turn
@@ -97,7 +98,7 @@ class RemoteChat(Chat):
     def _request(self, session: Session, question: str, strength: float, settings: dict[str, Any]) -> TurnRequest:
         limits = self.operator.limits
         columns = session.columns
-        penalty = float(settings["repetition_penalty"]) if self.engine.take_penalty else 1.0
+        penalty = _within("repetition penalty", settings["repetition_penalty"], 0.5, 3)
         return TurnRequest(
             idea=session.idea,
             own=None,
@@ -108,9 +109,9 @@ class RemoteChat(Chat):
             owner=session.key,
             system_prompt=str(settings["system_prompt"] or "")[: limits.characters],
             max_new_tokens=int(min(limits.tokens, max(1, settings["max_new_tokens"]))),
-            temperature=float(settings["temperature"]),
-            top_p=float(settings["top_p"]),
-            repetition_penalty=penalty,
+            temperature=_within("temperature", settings["temperature"], 0, 5),
+            top_p=_within("top-p", settings["top_p"], 0, 1),
+            repetition_penalty=penalty if self.engine.take_penalty else 1.0,
             seed=int(settings["seed"] or 0) + (session.tries if settings["temperature"] else 0),
             seconds=limits.seconds,
         )
@@ -129,3 +130,14 @@ class RemoteChat(Chat):
         if failed := sum(bool(note) for note in tick.notes):
             whose = "One answer is not whole; its pane says why."
             live.note = f"Done. {whose if failed == 1 else f'{failed} answers are not whole; their panes say why.'}"
+
+
+def _within(name: str, value: Any, low: float, high: float) -> float:
+    """A number of the settings; no server is asked with one that is none.
+
+    Raises:
+        SteeringError: if it is not between ``low`` and ``high``.
+    """
+    if isinstance(value, int | float) and low <= value <= high:
+        return float(value)
+    raise SteeringError(f"The {name} must be a number from {low:g} to {high:g}.")

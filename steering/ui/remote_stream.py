@@ -15,6 +15,7 @@ from steering.ui.conversations import Likeliest
 from steering.ui.remote_endpoints import KEY_VARIABLE, OPTIONAL
 
 CONNECT_SECONDS = 5.0
+PLAIN = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
 SILENT_SECONDS = (
     45.0  # between two pieces; the first may take as long as the whole answer, for a server may have a line
 )
@@ -45,9 +46,12 @@ class Piece:
 
 
 def client(headers: dict[str, str], *, here: bool) -> httpx.AsyncClient:
-    """A client that follows no redirect, which could carry the key elsewhere; ``here`` goes round a proxy."""
+    """A client that follows no redirect, which could carry the key elsewhere; ``here`` goes round a proxy.
+
+    It asks for plain bytes, and they are read as they come: compressed ones could grow past every bound at once.
+    """
     patience = httpx.Timeout(None, connect=CONNECT_SECONDS)
-    return httpx.AsyncClient(headers=headers, timeout=patience, trust_env=not here, follow_redirects=False)
+    return httpx.AsyncClient(headers=headers | PLAIN, timeout=patience, trust_env=not here, follow_redirects=False)
 
 
 async def pieces(to: httpx.AsyncClient, url: str, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
@@ -60,7 +64,7 @@ async def pieces(to: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Async
     slim = {key: value for key, value in body.items() if key not in OPTIONAL}
     try:
         for asked in (body, slim):
-            async with to.stream("POST", f"{url}/chat/completions", json=asked) as answer:
+            async with to.stream("POST", f"{url}/chat/completions", content=json.dumps(asked)) as answer:
                 if answer.status_code in (400, 422) and asked is not slim:
                     continue
                 if answer.status_code != 200:
@@ -84,7 +88,7 @@ async def _read(answer: httpx.Response, most: int) -> AsyncIterator[Piece]:
     if not kind.startswith("text/event-stream"):
         raise RemoteError("it did not stream; check that the address ends with /v1 and that this is a chat server")
     lines = Lines(limit=BYTES_A_TOKEN * (most + SPARE_PIECES))
-    async for block in answer.aiter_bytes():
+    async for block in answer.aiter_raw():
         for line in lines.feed(block):
             if line == "[DONE]":
                 return
@@ -187,7 +191,7 @@ def _likeliest(entries: Any) -> Likeliest:
 async def _refusal(answer: httpx.Response) -> str:
     """What to say of an answer that is none."""
     content = b""
-    async for block in answer.aiter_bytes():
+    async for block in answer.aiter_raw():
         content += block
         if len(content) > LONGEST_ERROR:
             break

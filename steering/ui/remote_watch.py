@@ -15,7 +15,7 @@ import httpx
 
 from steering.ui.journal import note
 from steering.ui.remote_endpoints import KEY_VARIABLE, OTHER, Endpoint, headers, kind_of, short
-from steering.ui.remote_stream import CONNECT_SECONDS, reason
+from steering.ui.remote_stream import CONNECT_SECONDS, PLAIN, reason
 
 AGAIN_WHEN_WELL = 20.0  # seconds
 AGAIN_WHEN_NOT = 3.0
@@ -84,14 +84,14 @@ def look(endpoint: Endpoint) -> Seen:
     """Ask an endpoint for its models."""
     try:
         with (
-            httpx.Client(headers=headers(), timeout=CONNECT_SECONDS, trust_env=not endpoint.is_here) as client,
+            httpx.Client(headers=headers() | PLAIN, timeout=CONNECT_SECONDS, trust_env=not endpoint.is_here) as client,
             client.stream("GET", f"{endpoint.url}/models") as answer,
         ):
             status = answer.status_code
             if status in (401, 403):
                 return Seen(False, endpoint.model, trouble=f"it wants a key (HTTP {status}): set {KEY_VARIABLE}")
             content = b""
-            for block in answer.iter_bytes():
+            for block in answer.iter_raw():
                 content += block
                 if len(content) > LONGEST_LIST:
                     return Seen(False, endpoint.model, trouble="its list of models is too long")
