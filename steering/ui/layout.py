@@ -1,11 +1,12 @@
 """What stands on the page: every component, its id and its place; no event handler.
 
-Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #beside #pane-baseline
-#pane-ablated #pane-added #pane-fourth #pane-fifth #scope``, and ``#served`` where servers answer (`remote_page`). There are
-always five panes; the script shows as many as the log names columns. Looks are in ``assets/frame.css`` (colours, frame,
-container queries; inlined into the head) and ``assets/page.css`` (the rest, through ``css=``, which Gradio rewrites and
-prefixes). What the browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, save, strength words,
-keyboard and screen-reader repairs) and ``assets/scope*.js`` (everything that follows the log of `steering.ui.scope`).
+Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #beside #pane-baseline #pane-
+ablated #pane-added #pane-fourth #pane-fifth #scope``, and ``#served`` where servers answer (`remote_page`). There are
+always five panes; the script shows as many as the log names columns. Looks are in ``assets/frame.css`` (colours,
+frame, container queries; inlined into the head) and ``assets/page.css`` (the rest, through ``css=``, which Gradio
+rewrites and prefixes). What the browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, save,
+strength words, keyboard and screen-reader repairs) and ``assets/scope*.js`` (everything that follows the log of
+`steering.ui.scope`).
 """
 
 from __future__ import annotations
