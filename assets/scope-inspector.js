@@ -53,18 +53,20 @@ function drawLook() {
     setTimeout(() => { lookKey = ''; schedule(); }, PATIENCE + 50);
   }
   const key = [run.run, number, waits, likeliest.has(number), parts.join(), columnsKey, tokens.map((list) => list.length).join()].join('|');
-  if (key !== lookKey) {
+  const changed = key !== lookKey;
+  if (changed) {
     lookKey = key;
     fillLook(number, waits);
   }
   if (look.hidden) openLook();
+  // Without a plot there is nothing that it could lie over, so that it stands below and grows.
+  if (changed && idea.no_plot && !waits) look.scrollIntoView({ block: 'nearest' });
 }
 
 function openLook() {
   look.hidden = false;
   opener = document.activeElement === document.body ? null : document.activeElement;
   look.querySelector('[data-step="1"]').focus({ preventScroll: true });
-  if (idea.no_plot && !touch) look.scrollIntoView({ block: 'nearest' }); // elsewhere it lies over the chart
 }
 
 function closeLook() {
