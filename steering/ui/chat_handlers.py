@@ -37,6 +37,21 @@ class ChatHandlers:
     def attach(self, use: gr.Button, page: gr.Blocks) -> None:
         """Give every component its handler. ``use`` takes up the direction that was made."""
         parts = self.parts
+        self.attach_talk()
+        for choice, handler in ((parts.beside, self.compare), (parts.other_idea, self.choose_other)):
+            self._answer(choice.input(handler, [choice], [*self.panes, *self._other], **QUICK))
+        parts.idea.input(self.choose, [parts.idea, parts.message], self._chosen, **QUICK)
+        newest = QUICK | {"trigger_mode": "always_last"}
+        parts.strength.change(self.turn_dial, [parts.strength], None, **newest)
+        parts.other_strength.change(self.turn_other_dial, [parts.other_strength], None, **newest)
+        parts.settings["third_answer"].change(self.opposite, [parts.settings["third_answer"]], [parts.scope], **QUICK)
+        parts.model.input(self.exchange, [parts.model], [parts.model_status], **QUICK)
+        use.click(self.use_own, [parts.message], [*self._chosen, parts.idea, parts.tabs], **QUICK)
+        self._attach_watch(page)
+
+    def attach_talk(self) -> None:
+        """Give what asks, stops, goes back and is taken home its handler; nothing of this chooses anything."""
+        parts = self.parts
         asked = gr.on(
             [parts.ask.click, parts.message.submit],
             self.accept,
@@ -44,38 +59,31 @@ class ChatHandlers:
             [parts.message],
             **QUICK,
         )
-        again = parts.retry.click(self.accept_again, None, None, **QUICK)
-        beside = parts.beside.input(self.compare, [parts.beside], [*self.panes, *self._other], **QUICK)
-        other = parts.other_idea.input(self.choose_other, [parts.other_idea], [*self.panes, *self._other], **QUICK)
-        for accepted in (asked, again, beside, other):
-            accepted.then(
-                self.respond,
-                [parts.strength, *self.settings],
-                self.panes,
-                show_progress="hidden",
-                concurrency_limit=self.chat.operator.limits.visitors,
-                api_visibility="private",
-            ).then(self.give_back, [parts.message], [parts.message], **QUICK)
+        self._answer(asked)
+        self._answer(parts.retry.click(self.accept_again, None, None, **QUICK))
         parts.stop.click(self.stop, None, None, **QUICK)
         parts.undo.click(self.undo, None, self.panes, **QUICK)
         parts.edit.click(self.edit, [parts.message], [*self.panes, parts.message], **QUICK)
         parts.clear.click(self.clear, None, self.panes, **QUICK)
         for button, step in ((parts.branch_back, -1), (parts.branch_on, 1)):
             button.click(self._goer(step), None, self.panes, **QUICK)
-        parts.idea.input(self.choose, [parts.idea, parts.message], self._chosen, **QUICK)
-        newest = QUICK | {"trigger_mode": "always_last"}
-        parts.strength.change(self.turn_dial, [parts.strength], None, **newest)
-        parts.other_strength.change(self.turn_other_dial, [parts.other_strength], None, **newest)
-        parts.settings["third_answer"].change(self.opposite, [parts.settings["third_answer"]], [parts.scope], **QUICK)
         for button in parts.examples:
             button.click(lambda question: question, [button], [parts.message], **QUICK)
         parts.reset_settings.click(lambda: list(SETTINGS.values()), None, self.settings, **QUICK)
-        parts.model.input(self.exchange, [parts.model], [parts.model_status], **QUICK)
-        use.click(self.use_own, [parts.message], [*self._chosen, parts.idea, parts.tabs], **QUICK)
         # The page asks one at a time, and its next question must not be dropped because the last is just ending.
         parts.scope.select(self.look_at, None, [parts.looked], **QUICK, trigger_mode="multiple")
         self._attach_carried()
-        self._attach_watch(page)
+
+    def _answer(self, accepted: Any) -> None:
+        """Have what was accepted answered."""
+        accepted.then(
+            self.respond,
+            [self.parts.strength, *self.settings],
+            self.panes,
+            show_progress="hidden",
+            concurrency_limit=self.chat.operator.limits.visitors,
+            api_visibility="private",
+        ).then(self.give_back, [self.parts.message], [self.parts.message], **QUICK)
 
     def _attach_carried(self) -> None:
         parts, settings = self.parts, self.parts.settings

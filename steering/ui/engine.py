@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import psutil
@@ -284,6 +284,20 @@ class Engine:
         self.desk.forget(visitor)  # first, or a reply that is still being written would be kept after this
         if "kept_rows" in self.__dict__:
             self.kept_rows.forget(visitor)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a question could be answered now."""
+        return self.model is not None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the status page says of the model."""
+        return {
+            "model": self.model.label if self.model else None,
+            "device": str(self.model.device) if self.model else None,
+            "loading": self.loading.label if self.loading and not self.loading.error else None,
+        }
 
     @property
     def state_words(self) -> str:

@@ -1,11 +1,12 @@
 """What stands on the page: every component, its id and its place; no event handler.
 
-Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #beside #pane-baseline
-#pane-ablated #pane-added #pane-fourth #pane-fifth #scope``. There are always five panes; the script shows as many as
-the log names columns. Looks are in ``assets/frame.css`` (colours, frame, container queries; inlined
-into the head) and ``assets/page.css`` (the rest, through ``css=``, which Gradio rewrites and prefixes). What the
-browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, save, strength words, keyboard and
-screen-reader repairs) and ``assets/scope*.js`` (everything that follows the log of `steering.ui.scope`).
+Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #beside #pane-baseline #pane-
+ablated #pane-added #pane-fourth #pane-fifth #scope``, and ``#served`` where servers answer (`remote_page`). There are
+always five panes; the script shows as many as the log names columns. Looks are in ``assets/frame.css`` (colours,
+frame, container queries; inlined into the head) and ``assets/page.css`` (the rest, through ``css=``, which Gradio
+rewrites and prefixes). What the browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, save,
+strength words, keyboard and screen-reader repairs) and ``assets/scope*.js`` (everything that follows the log of
+`steering.ui.scope`).
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def build_layout(
     answers: Sequence[Any] = ((),) * len(PLACES),
     log: str,
     limits: Limits,
+    foot: str = markup.FOOT,
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
@@ -177,7 +179,7 @@ def build_layout(
             pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
-    fixed(markup.FOOT, "foot")
+    fixed(foot, "foot")
     model_choice, model_status, settings, reset = settings_drawer(models, models_left_out, model, limits)
     return Components(
         tabs=tabs,

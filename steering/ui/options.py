@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from steering.errors import SteeringError
 from steering.ui.journal import FORMATS
 from steering.ui.limits import Limits, add_options, variable
+
+if TYPE_CHECKING:
+    from steering.ui.remote_endpoints import Endpoint
 
 
 def parsed(
@@ -26,9 +30,12 @@ def parsed(
         limits = Limits.of(vars(options), environment)
         if options.log_format not in FORMATS:
             raise SteeringError(f"STEERING_LOG_FORMAT must be {' or '.join(FORMATS)}, not “{options.log_format}”.")
+        if options.remote and (options.model or limits.models):
+            raise SteeringError("--remote shows servers in the place of a model: leave --model and --models out.")
         options.model = options.model or (limits.models[0] if limits.models else "bundled")
         if limits.models and options.model not in limits.models:
             raise SteeringError(f"--model {options.model} is not among --models: add it there, or leave --model out.")
+        options.endpoints = _endpoints(options.remote)
     except SteeringError as error:
         parser.exit(2, f"{error}\n")
     return options, limits
@@ -66,8 +73,24 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=_is_set(environment, "behind_proxy") or bool(environment.get("SPACE_ID")),
         help="believe X-Forwarded-For; only for a server that nobody reaches but through a proxy that writes it",
     )
+    parser.add_argument(
+        "--remote",
+        action="append",
+        metavar="COLUMN=URL",
+        help="three times, for baseline, ablated and added: answer from OpenAI-compatible servers instead of a model "
+        "here, as in baseline=http://127.0.0.1:8001/v1,model=NAME; a key comes from STEERING_REMOTE_KEY alone",
+    )
     add_options(parser)
     return parser
+
+
+def _endpoints(remote: list[str] | None) -> tuple[Endpoint, ...]:
+    """The servers of the remote mode; none without one."""
+    if not remote:
+        return ()
+    from steering.ui.remote_endpoints import read_endpoints
+
+    return read_endpoints(remote)
 
 
 def _is_set(environment: Mapping[str, str], name: str) -> bool:

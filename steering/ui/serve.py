@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -43,7 +43,7 @@ GRADIO_THREADS = 40  # its own default; a reply keeps one while it is written, a
 def serve(arguments: list[str] | None = None) -> None:
     """Start the playground and serve it until it is asked to end; what ``python app.py`` does."""
     options, limits = parsed(arguments)
-    processes = joined_or_follow(options) if started_together() > 1 else None
+    options.processes = joined_or_follow(options) if started_together() > 1 else None
     keep_journal(options.log_format)
     keep_memory_small()
     # Uvicorn would believe X-Forwarded-For of any program on this machine; who is to be believed, `Operator` knows.
@@ -51,10 +51,7 @@ def serve(arguments: list[str] | None = None) -> None:
     operator = Operator(limits, behind_proxy=options.behind_proxy)
     asked_to_end = threading.Event()
     on_signals(asked_to_end.set)
-    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization, processes), limits, zero_desk())
-    models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"), allowed=limits.models)
-    models.begin()
-    page = build_page(engine, models, operator)
+    engine, page, looks = _with_servers(options, operator) if options.endpoints else _with_model(options, operator)
     page.queue(max_size=limits.waiting)
     # Gradio looks for new work every millisecond, and each time interrupts the thread that writes the answers: without
     # this they come 7 % slower.
@@ -80,14 +77,15 @@ def serve(arguments: list[str] | None = None) -> None:
             "middleware": [Middleware(Guard, operator=operator), Middleware(Delivery, first_paint=page.first_paint)],
         },
         mcp_server=True,
-        **page_options(),
+        **looks,
     )
-    note("start", version=library_version(), address=page.local_url, model=options.model, **dataclasses.asdict(limits))
+    model = "served elsewhere" if options.endpoints else options.model
+    note("start", version=library_version(), address=page.local_url, model=model, **dataclasses.asdict(limits))
     _watch(engine, page, asked_to_end)
     operator.end()
     page.close(verbose=False)
-    if processes is not None:
-        processes.end()
+    if options.processes is not None:
+        options.processes.end()
     note("ended", seconds=round(operator.activity.uptime))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -101,6 +99,8 @@ def joined_or_follow(options: argparse.Namespace) -> Processes:
     from steering.cli_processes import follow_all, joined
 
     try:
+        if options.endpoints:
+            raise SteeringError("A page that shows servers elsewhere runs in one process; start it without torchrun.")
         processes = joined(options.device)
     except SteeringError as error:
         sys.exit(str(error) if os.environ["RANK"] == "0" else 1)
@@ -108,6 +108,26 @@ def joined_or_follow(options: argparse.Namespace) -> Processes:
         follow_all(options, processes)
         sys.exit(0)
     return processes
+
+
+def _with_model(options: argparse.Namespace, operator: Operator) -> tuple[Engine, Page, dict[str, Any]]:
+    """The engine with a model of this program, which begins to load; its page, and how that looks."""
+    limits = operator.limits
+    how = ModelOptions(options.device, options.dtype, options.quantization, options.processes)
+    engine = Engine(how, limits, zero_desk())
+    models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"), allowed=limits.models)
+    models.begin()
+    return engine, build_page(engine, models, operator), page_options()
+
+
+def _with_servers(options: argparse.Namespace, operator: Operator) -> tuple[Engine, Page, dict[str, Any]]:
+    """The same with three servers elsewhere."""
+    from steering.ui.remote_engine import RemoteEngine
+    from steering.ui.remote_page import build_remote_page, remote_page_options
+
+    engine = RemoteEngine(options.endpoints, operator.limits)
+    engine.watch.begin()
+    return engine, build_remote_page(engine, operator), remote_page_options()
 
 
 def zero_desk() -> Worker | None:

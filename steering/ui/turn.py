@@ -114,7 +114,8 @@ class TurnRequest:
 class Tick:
     """News for the page: new lines for the log, the replies so far, and how fast they come.
 
-    ``likeliest`` has what could have been said at each new token, by column and token number.
+    ``likeliest`` has what could have been said at each new token, by column and token number; ``notes`` is what went
+    wrong with each answer.
     """
 
     lines: str
@@ -126,6 +127,7 @@ class Tick:
     left_out: int = 0
     started: bool = False
     layer: int | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 class TurnWriter:
