@@ -148,13 +148,15 @@ def equality(hooked: Sequence[Tensor], exported: Sequence[Tensor], dtype: torch.
     return Equality(largest, divergence / tokens, equal_tokens / tokens, equal_texts, len(hooked), tokens, name)
 
 
-def compare(source: str, exported: Path, variant: Variant, progress: Progress = silent) -> Equality:
+def compare(
+    source: str, exported: Path, variant: Variant, progress: Progress = silent, revision: str | None = None
+) -> Equality:
     """An exported model's folder against its hooked source; one after the other, so that one is in memory at a time.
 
     Both are computed in float32 on the CPU, or, where that would not fit, in the source's own number type.
     """
     dtype = _dtype_that_fits(exported)
-    hooked = load_model(source, device="cpu", dtype=dtype)
+    hooked = load_model(source, device="cpu", dtype=dtype, revision=revision)
     texts, expected = hooked_answers(hooked, variant, progress=progress)
     del hooked
     gc.collect()
