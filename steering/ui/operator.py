@@ -12,6 +12,7 @@ from steering.ui.activity import Activity
 from steering.ui.journal import note
 from steering.ui.limits import Limits
 from steering.ui.rate import Rate, address_of
+from steering.ui.take_home_rules import TakeHome
 
 ENDING = "The playground is being stopped. Your conversation ends here; come back in a while."
 LAST_STEP = 5.0  # seconds at most for a turn that was stopped: it sees so between two steps of the model
@@ -24,6 +25,7 @@ class Operator:
     Args:
         limits: as the command line and the environment say.
         behind_proxy: whether ``X-Forwarded-For`` is written by a proxy of ours.
+        take_home: what visitors may take with them; by default no more than a direction's file.
         clock: seconds that only grow; given by tests.
 
     Attributes:
@@ -38,9 +40,11 @@ class Operator:
         limits: Limits | None = None,
         *,
         behind_proxy: bool = False,
+        take_home: TakeHome | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
+        self.take_home = take_home or TakeHome()
         self.behind_proxy = behind_proxy
         self.rate = Rate(self.limits, clock)
         self.activity = Activity(clock)

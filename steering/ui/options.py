@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from steering.errors import SteeringError
 from steering.ui.journal import FORMATS
 from steering.ui.limits import Limits, add_options, variable
+from steering.ui.take_home_rules import CHOICES, FOLDER, TakeHome
 
 
 def parsed(
     arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ
 ) -> tuple[argparse.Namespace, Limits]:
     """What the command line and the environment say; ends the program with a sentence and status 2 when they are wrong.
+
+    The options have one more entry, ``home``: what visitors may take with them.
 
     Args:
         arguments: the words after the program's name; None: those of this process.
@@ -29,9 +32,21 @@ def parsed(
         options.model = options.model or (limits.models[0] if limits.models else "bundled")
         if limits.models and options.model not in limits.models:
             raise SteeringError(f"--model {options.model} is not among --models: add it there, or leave --model out.")
+        options.home = _take_home(options, environment)
     except SteeringError as error:
         parser.exit(2, f"{error}\n")
     return options, limits
+
+
+def _take_home(options: argparse.Namespace, environment: Mapping[str, str]) -> TakeHome:
+    """What may be taken home; behind a proxy others reach the page, whatever its host."""
+    asked = options.take_home or environment.get(variable("take_home"))
+    return TakeHome.of(
+        asked=asked or ("off" if options.behind_proxy else None),
+        folder=options.exports or environment.get(variable("exports")),
+        host=options.host,
+        environment=environment,
+    )
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -66,6 +81,15 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=_is_set(environment, "behind_proxy") or bool(environment.get("SPACE_ID")),
         help="believe X-Forwarded-For; only for a server that nobody reaches but through a proxy that writes it",
     )
+    home = parser.add_argument_group("taking models home", "Directions’ files may always be taken.")
+    home.add_argument(
+        "--take-home",
+        choices=CHOICES,
+        default=None,
+        help="whether the page writes edited models and sends them to the hub with this machine's account (default: on "
+        "where only this machine reaches it, and off on a Space)",
+    )
+    home.add_argument("--exports", metavar="DIR", default=None, help=f"where it writes them (default: ./{FOLDER})")
     add_options(parser)
     return parser
 

@@ -25,6 +25,7 @@ from steering.ui.options import parsed
 from steering.ui.page import build_page
 from steering.ui.scope import ASSETS
 from steering.ui.status import routes
+from steering.ui.take_home_rules import TakeHome
 from steering.ui.worker import Worker
 from steering.version import library_version
 
@@ -40,10 +41,13 @@ def serve(arguments: list[str] | None = None) -> None:
     keep_memory_small()
     # Uvicorn would believe X-Forwarded-For of any program on this machine; who is to be believed, `Operator` knows.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
-    operator = Operator(limits, behind_proxy=options.behind_proxy)
+    worker = zero_desk()
+    # What another process edits is not there any more when its call ends.
+    home = options.home if worker is None else TakeHome()
+    operator = Operator(limits, behind_proxy=options.behind_proxy, take_home=home)
     asked_to_end = threading.Event()
     on_signals(asked_to_end.set)
-    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization), limits, zero_desk())
+    engine = Engine(ModelOptions(options.device, options.dtype, options.quantization), limits, worker)
     models = ModelChoice(engine, options.model, anything=not os.environ.get("SPACE_ID"), allowed=limits.models)
     models.begin()
     page = build_page(engine, models, operator)
