@@ -156,11 +156,11 @@ def compare(
     Both are computed in float32 on the CPU, or, where that would not fit, in the source's own number type.
     """
     dtype = _dtype_that_fits(exported)
-    hooked = load_model(source, device="cpu", dtype=dtype, revision=revision)
+    hooked = load_model(source, device="cpu", dtype=dtype, revision=revision, progress=lambda *_: progress(WHAT, 0, 3))
     texts, expected = hooked_answers(hooked, variant, progress=progress)
     del hooked
     gc.collect()
-    model = load_model(str(exported), device="cpu", dtype=dtype)
+    model = load_model(str(exported), device="cpu", dtype=dtype, progress=lambda *_: progress(WHAT, 2, 3))
     found = answer_logits(model, texts, Variant.baseline(), lambda part: progress(WHAT, 2 + part, 3))
     progress(WHAT, 3, 3)
     return equality(expected, found, model.dtype)

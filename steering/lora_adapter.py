@@ -149,7 +149,9 @@ def _compare(
     """The base model with the adapter applied beside the hooked one."""
     from steering.models import load_model
 
-    model = load_model(source, device="cpu", dtype=torch.float32, revision=revision)
+    model = load_model(
+        source, device="cpu", dtype=torch.float32, revision=revision, progress=lambda *_: progress(COMPARING, 0, 3)
+    )
     texts, expected = hooked_answers(model, Variant.ablated(direction), progress=progress)
     _apply(model, pairs)
     found = answer_logits(model, texts, Variant.baseline(), lambda part: progress(COMPARING, 2 + part, 3))
