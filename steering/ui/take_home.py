@@ -82,14 +82,13 @@ def build_home_tab(components: Components, chat: Chat, sessions: Sessions, chat_
                 pushing = _push_step() if rules.may_push else None
     errands = Errands(chat, sessions)
     file_handlers = TakeHomeFiles(chat, sessions, errands, chat_handlers)
-    _attach_files(files, file_handlers, components)
     if models is None:
-        _attach_tab(components, files, file_handlers, sessions)
+        _attach_files(files, file_handlers, components, _entering(files, file_handlers, sessions))
         return
     model_handlers = TakeHomeModels(chat, sessions, errands, file_handlers)
-    _attach_tab(components, files, file_handlers, sessions, models, model_handlers)
-    written = [pushing.what] if pushing else []
-    _attach_models(models, written, model_handlers, components)
+    entering = _entering(files, file_handlers, sessions, models, model_handlers)
+    _attach_files(files, file_handlers, components, entering)
+    _attach_models(models, [pushing.what] if pushing else [], model_handlers, components)
     if pushing is not None:
         _attach_push(pushing, model_handlers)
 
@@ -172,49 +171,41 @@ def _push_step() -> PushStep:
     return PushStep(what, repository, public, look, push, cancel, _html("home-push-note"))
 
 
-def _attach_tab(
-    components: Components,
+def _entering(
     files: FileStep,
     file_handlers: TakeHomeFiles,
     sessions: Sessions,
     models: ModelStep | None = None,
     model_handlers: TakeHomeModels | None = None,
-) -> None:
-    """What is shown when the tab comes into view: idea, model and strength may have changed meanwhile."""
-    shown = [files.what, files.note, files.download]
+) -> dict[str, Any]:
+    """An event's handler, inputs and outputs that show what leaves now: idea, model and strength may have changed."""
+    shown: list[Any] = [files.what, files.note, files.download]
     if models is None or model_handlers is None:
 
         def enter(kind: str, request: gr.Request) -> Updates:
             return file_handlers.show(sessions.of(request), kind)
 
-        components.home_tab.select(enter, [files.kind], shown, **_SHORT)
-        return
+        return {"fn": enter, "inputs": [files.kind], "outputs": shown}
 
     def enter_with_models(kind: str, form: str, folder: str, request: gr.Request) -> Updates:
         session = sessions.of(request)
         return [*file_handlers.show(session, kind), *model_handlers.show(session, form, folder)]
 
     given = [files.kind, models.form, models.folder]
-    components.home_tab.select(enter_with_models, given, [*shown, models.note, models.folder], **_SHORT)
+    return {"fn": enter_with_models, "inputs": given, "outputs": [*shown, models.note, models.folder]}
 
 
-def _attach_files(step: FileStep, handlers: TakeHomeFiles, components: Components) -> None:
-    shown = [step.what, step.note, step.download]
-    step.kind.input(handlers.offer, [step.kind], shown[1:], **_LAST)
-    step.download.click(handlers.find, [step.kind], shown, **_LONG)
-    gr.on(
-        [step.upload.upload, step.upload.clear],
-        handlers.bring_new_back,
-        [step.upload, components.message, step.kind],
-        [step.brought, step.layer, *shown, *handlers.brought_back],
-        **_LONG,
-    )
-    step.layer.input(
-        handlers.bring_back,
-        [step.upload, step.layer, components.message, step.kind],
-        [step.brought, step.layer, *shown, *handlers.brought_back],
-        **_LONG,
-    )
+def _attach_files(step: FileStep, handlers: TakeHomeFiles, components: Components, entering: dict[str, Any]) -> None:
+    components.home_tab.select(**entering, **_SHORT)
+    step.kind.input(handlers.offer, [step.kind], [step.note, step.download], **_LAST)
+    step.download.click(handlers.find, [step.kind], [step.what, step.note, step.download], **_LONG)
+    message, brought = components.message, [step.brought, step.layer, *handlers.brought_back]
+    given = [step.upload.upload, step.upload.clear]
+    for event in (
+        gr.on(given, handlers.bring_new_back, [step.upload, message], brought, **_LONG),
+        step.layer.input(handlers.bring_back, [step.upload, step.layer, message], brought, **_LONG),
+    ):
+        event.then(**entering, **_SHORT)
 
 
 def _attach_models(

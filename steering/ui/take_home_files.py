@@ -103,16 +103,14 @@ class TakeHomeFiles:
 
     @property
     def brought_back(self) -> list[Any]:
-        """The components of the chat that `bring_back` sets, after note, layer and those of `show`."""
+        """The components of the chat that `bring_back` sets, after the note and the layer."""
         return self.chat_handlers.taken_up
 
-    def bring_new_back(self, path: str | None, message: str, kind: str, request: gr.Request) -> Iterator[Updates]:
+    def bring_new_back(self, path: str | None, message: str, request: gr.Request) -> Iterator[Updates]:
         """A file was given, or taken away again: it becomes the idea of the chat."""
-        yield from self.bring_back(path, None, message, kind, request)
+        yield from self.bring_back(path, None, message, request)
 
-    def bring_back(
-        self, path: str | None, layer: int | None, message: str, kind: str, request: gr.Request
-    ) -> Iterator[Updates]:
+    def bring_back(self, path: str | None, layer: int | None, message: str, request: gr.Request) -> Iterator[Updates]:
         """As `bring_new_back`, once the layer was chosen of a file that has several, or names none."""
         session = self.sessions.of(request)
         if path is None:
@@ -134,7 +132,7 @@ class TakeHomeFiles:
             yield self._brought(session, make_markup.problem_html(words.UNFORESEEN))
             return
         if direction is not None:
-            yield self._take_up(session, direction, (), message, kind)
+            yield self._take_up(session, direction, (), message)
             return
         reading = partial(read_foreign, self.engine, path, layer)
         yield from self.errands.run(
@@ -143,18 +141,16 @@ class TakeHomeFiles:
             lambda _session, _watch: self.engine.worker.submit(reading, short=True),
             Told(),
             lambda bar, _can_cancel: self._brought(session, bar, gr.skip()),
-            lambda session, imported: self._take_up(session, imported.direction, imported.notes, message, kind),
+            lambda session, imported: self._take_up(session, imported.direction, imported.notes, message),
             lambda said: self._brought(session, said, gr.skip()),
         )
 
-    def _take_up(
-        self, session: Session, direction: Direction, notes: tuple[str, ...], message: str, kind: str
-    ) -> Updates:
+    def _take_up(self, session: Session, direction: Direction, notes: tuple[str, ...], message: str) -> Updates:
         chosen = self.chat_handlers.take_up(session, direction, message)
         note = markup.brought_html(direction.name, notes)
-        return [note, gr.skip() if notes else gr.update(visible=False), *self.show(session, kind), *chosen]
+        return [note, gr.skip() if notes else gr.update(visible=False), *chosen]
 
     def _brought(self, session: Session, note: str, layer: Any = None) -> Updates:
         """A note, and the chat as it is."""
         hidden = gr.update(visible=False, value=None) if layer is None else layer
-        return [note, hidden, *[gr.skip()] * (3 + len(self.brought_back))]
+        return [note, hidden, *[gr.skip()] * len(self.brought_back)]
