@@ -253,10 +253,33 @@ def test_a_direction_that_was_not_found_yet_is_offered_to_be_found(tab: Tab) -> 
     assert not tab.files.offer("json", REQUEST)[1]["interactive"]
 
 
+def test_the_button_finds_what_was_not_found_yet(tab: Tab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tab.session.idea = "poetic"
+    found: dict[str, Direction] = {}
+
+    def finding(name: str, progress: Any) -> Direction:
+        for part in range(8):
+            progress("Reading the texts", part, 8)
+            time.sleep(0.1)
+        return found.setdefault(name, tab.direction)
+
+    monkeypatch.setattr(tab.engine, "preset_direction", finding)
+    monkeypatch.setattr(tab.engine, "readable_direction", found.get)
+    *during, last = tab.files.find("json", REQUEST)
+    assert any("Reading the texts" in str(update[1]) for update in during)
+    assert "“Poetic” leaves the playground" in last[0]
+    assert last[2]["label"] == "Download the-sea.json"
+    assert [update for update in tab.files.find("json", REQUEST) if "value" in update[2]] == []
+
+
 def test_a_files_folder_goes_with_its_visitor(tab: Tab) -> None:
     path = Path(tab.files.offer("json", REQUEST)[1]["value"])
     assert path.is_file()
     tab.sessions.close(REQUEST)
+    assert not path.parent.exists()
+    path = Path(tab.files.offer("json", REQUEST)[1].get("value") or tab.sessions.of(REQUEST).home.folder / "x")
+    assert path.parent.is_dir()
+    tab.sessions.end_all()
     assert not path.parent.exists()
 
 

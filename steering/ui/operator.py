@@ -33,6 +33,7 @@ class Operator:
         activity: what runs.
         ending: set once the program was asked to end.
         visitors: how many sessions are remembered; the page says where they are counted.
+        forget_everyone: at the very end: what was written for visitors to download goes; the page says what that is.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Operator:
         self.activity = Activity(clock)
         self.ending = threading.Event()
         self.visitors: Callable[[], int] = lambda: 0
+        self.forget_everyone: Callable[[], None] = lambda: None
 
     def admit(self, request: Any) -> str:
         """Whether a visitor's question is taken: "" if it is, else the sentence to show.
@@ -82,6 +84,7 @@ class Operator:
             self.activity.wait_until_idle(LAST_STEP)
         if running:
             time.sleep(LAST_WORDS)
+        self.forget_everyone()
 
 
 def on_signals(first: Callable[[], None]) -> None:

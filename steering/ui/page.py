@@ -27,6 +27,7 @@ def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> Page:
     chat = Chat(engine, operator)
     sessions = Sessions(FIRST_IDEA, operator.limits.sessions)
     operator.visitors = lambda: len(sessions)
+    operator.forget_everyone = sessions.end_all
     nobody = Session("", FIRST_IDEA)
     first = chat.strength(nobody)
     with Page(fill_width=True, title="Steering playground", delete_cache=(3600, 3600)) as page:

@@ -201,6 +201,14 @@ class Sessions:
                 oldest.end()
             return session
 
+    def end_all(self) -> None:
+        """Everybody has left."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+            self._sessions.clear()
+        for session in sessions:
+            session.end()
+
     def close(self, request: Any) -> None:
         """Forget a visitor who left, and end what runs for them."""
         with self._lock:

@@ -50,6 +50,10 @@ CANNOT_BE_WRITTEN = (
     "The chat uses “{way}” (Settings), which depends on each text and cannot be written into weights. This is the "
     "projection of the paper."
 )
+QUANTISED = (
+    "The model in the chat is quantised ({how}); this was written from its weights as they were before that, and held "
+    "against those."
+)
 CANNOT_BE_ADDED = (
     "The chat uses “{way}” (Settings), which depends on each text and cannot be written into weights. This adds the "
     "direction as it is."

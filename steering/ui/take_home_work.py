@@ -157,9 +157,15 @@ def write_model(engine: Engine, order: Order, job: Job) -> None:
             order.target,
             comparison_on_card(order.target),
             loading_code(order.target, base if order.form == "adapter" else None),
-            words.other_way(order.form, order.removal, order.addition),
+            _differs(order, model),
         )
     )
+
+
+def _differs(order: Order, model: ChatModel) -> str:
+    """How what was written differs from what the chat does, if it does."""
+    quantised = words.QUANTISED.format(how=model.quantization) if model.quantization else ""
+    return " ".join(part for part in (words.other_way(order.form, order.removal, order.addition), quantised) if part)
 
 
 def _write(model: ChatModel, direction: Direction, order: Order, revision: str | None, progress: Progress) -> None:
