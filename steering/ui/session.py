@@ -67,6 +67,7 @@ class TakingHome:
         written: the folders that this visitor had written, by their names.
         looked_at: what, the repository and whether it is public, of the files that were shown before they are sent.
         default_name: the folder's name as it was suggested.
+        shown_for: name and revision of the model that the tab was last shown for; None before that.
     """
 
     job: Reports | None = None
@@ -74,6 +75,7 @@ class TakingHome:
     written: dict[str, Path] = field(default_factory=dict)
     looked_at: tuple[str, str, bool] | None = None
     default_name: str = ""
+    shown_for: tuple[str, str] | None = None
     _folder: tempfile.TemporaryDirectory[str] | None = None
 
     @property

@@ -5,6 +5,7 @@ Where no models are written (`steering.ui.take_home_rules`) their steps are not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,7 @@ def build_home_tab(components: Components, chat: Chat, sessions: Sessions, chat_
         _attach_files(files, file_handlers, components, _entering(files, file_handlers, sessions))
         return
     model_handlers = TakeHomeModels(chat, sessions, errands, file_handlers)
-    entering = _entering(files, file_handlers, sessions, models, model_handlers)
+    entering = _entering_all(files, file_handlers, sessions, models, model_handlers)
     _attach_files(files, file_handlers, components, entering)
     _attach_models(models, [pushing.what] if pushing else [], model_handlers, components)
     if pushing is not None:
@@ -171,41 +172,70 @@ def _push_step() -> PushStep:
     return PushStep(what, repository, public, look, push, cancel, _html("home-push-note"))
 
 
-def _entering(
+@dataclass(frozen=True)
+class Entering:
+    """Showing what leaves now: idea, model and strength may have changed since it was shown.
+
+    Attributes:
+        enter: does it.
+        refresh: does it if another model is in use than when the tab was looked at.
+    """
+
+    inputs: list[Any]
+    outputs: list[Any]
+    enter: Callable[..., Updates]
+    refresh: Callable[..., Updates]
+
+    def on(self, event: Callable[..., Any]) -> None:
+        """Let an event show it."""
+        event(self.enter, self.inputs, self.outputs, **_SHORT)
+
+
+def _entering(files: FileStep, file_handlers: TakeHomeFiles, sessions: Sessions) -> Entering:
+    """Where there is the first step alone."""
+    outputs = [files.what, files.note, files.download]
+
+    def enter(kind: str, request: gr.Request) -> Updates:
+        return file_handlers.show(sessions.of(request), kind)
+
+    def refresh(kind: str, request: gr.Request) -> Updates:
+        is_old = file_handlers.is_out_of_date(sessions.of(request))
+        return enter(kind, request) if is_old else [gr.skip()] * len(outputs)
+
+    return Entering([files.kind], outputs, enter, refresh)
+
+
+def _entering_all(
     files: FileStep,
     file_handlers: TakeHomeFiles,
     sessions: Sessions,
-    models: ModelStep | None = None,
-    model_handlers: TakeHomeModels | None = None,
-) -> dict[str, Any]:
-    """An event's handler, inputs and outputs that show what leaves now: idea, model and strength may have changed."""
-    shown: list[Any] = [files.what, files.note, files.download]
-    if models is None or model_handlers is None:
+    models: ModelStep,
+    model_handlers: TakeHomeModels,
+) -> Entering:
+    """Where models are written too."""
+    outputs = [files.what, files.note, files.download, models.note, models.folder]
 
-        def enter(kind: str, request: gr.Request) -> Updates:
-            return file_handlers.show(sessions.of(request), kind)
-
-        return {"fn": enter, "inputs": [files.kind], "outputs": shown}
-
-    def enter_with_models(kind: str, form: str, folder: str, request: gr.Request) -> Updates:
+    def enter(kind: str, form: str, folder: str, request: gr.Request) -> Updates:
         session = sessions.of(request)
         return [*file_handlers.show(session, kind), *model_handlers.show(session, form, folder)]
 
-    given = [files.kind, models.form, models.folder]
-    return {"fn": enter_with_models, "inputs": given, "outputs": [*shown, models.note, models.folder]}
+    def refresh(kind: str, form: str, folder: str, request: gr.Request) -> Updates:
+        is_old = file_handlers.is_out_of_date(sessions.of(request))
+        return enter(kind, form, folder, request) if is_old else [gr.skip()] * len(outputs)
+
+    return Entering([files.kind, models.form, models.folder], outputs, enter, refresh)
 
 
-def _attach_files(step: FileStep, handlers: TakeHomeFiles, components: Components, entering: dict[str, Any]) -> None:
-    components.home_tab.select(**entering, **_SHORT)
+def _attach_files(step: FileStep, handlers: TakeHomeFiles, components: Components, entering: Entering) -> None:
+    entering.on(components.home_tab.select)
+    # What is said of the model changes when it is there, and when another has taken its place.
+    components.model_status.change(entering.refresh, entering.inputs, entering.outputs, **_LAST)
     step.kind.input(handlers.offer, [step.kind], [step.note, step.download], **_LAST)
     step.download.click(handlers.find, [step.kind], [step.what, step.note, step.download], **_LONG)
     message, brought = components.message, [step.brought, step.layer, *handlers.brought_back]
     given = [step.upload.upload, step.upload.clear]
-    for event in (
-        gr.on(given, handlers.bring_new_back, [step.upload, message], brought, **_LONG),
-        step.layer.input(handlers.bring_back, [step.upload, step.layer, message], brought, **_LONG),
-    ):
-        event.then(**entering, **_SHORT)
+    entering.on(gr.on(given, handlers.bring_new_back, [step.upload, message], brought, **_LONG).then)
+    entering.on(step.layer.input(handlers.bring_back, [step.upload, step.layer, message], brought, **_LONG).then)
 
 
 def _attach_models(

@@ -53,10 +53,20 @@ class TakeHomeFiles:
     def show(self, session: Session, kind: str) -> Updates:
         """What leaves, and the file of this kind: the updates of the heading, the note and the download button."""
         model, direction = self.engine.model, self.at_hand(session)
+        session.home.shown_for = self._model
         title = title_of(session.idea, session)
         layer = None if direction is None else direction.layer
         what = markup.what_html(title, model.label if model else "", layer, model.n_layers if model else 0)
         return [what, *self._offer(session, kind, direction)]
+
+    def is_out_of_date(self, session: Session) -> bool:
+        """Whether another model is in use than when the tab was shown; not while nobody has looked at it."""
+        return session.home.shown_for not in (None, self._model)
+
+    @property
+    def _model(self) -> tuple[str, str]:
+        model = self.engine.model
+        return (model.name, model.revision) if model else ("", "")
 
     def offer(self, kind: str, request: gr.Request) -> Updates:
         """Another kind of file was chosen: its note and the download button."""

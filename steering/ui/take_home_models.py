@@ -5,6 +5,7 @@ Each asks anew whether it is allowed here: what a page does not show can be aske
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,6 +27,8 @@ from steering.ui.take_home_files import TakeHomeFiles
 from steering.ui.take_home_work import Order, Written, cannot_be, write_model
 from steering.ui.worker import Reports, Work
 
+logger = logging.getLogger(__name__)
+
 
 class TakeHomeModels:
     """What the controls of these steps do; every function finds its visitor's session by the request."""
@@ -46,6 +49,7 @@ class TakeHomeModels:
             return [gr.skip(), gr.skip()]
         home = session.home
         suggested = words.suggested_folder(title_of(session.idea, session), form)
+        folder = str(folder or "")
         if folder.strip() in ("", home.default_name):
             home.default_name = folder = self._free(suggested)
         model, direction = self.engine.model, self.files.at_hand(session)
@@ -135,6 +139,9 @@ class TakeHomeModels:
             pushed = push(path, asked[1], private=not public, dry_run=True)
         except SteeringError as error:
             return [make_markup.problem_html(str(error)), gr.update(interactive=False)]
+        except Exception:
+            logger.exception("Looking at what would be pushed failed")
+            return [make_markup.problem_html(words.UNFORESEEN), gr.update(interactive=False)]
         session.home.looked_at = asked
         has_account = bool(get_token())
         note = markup.files_html(pushed.files, asked[1], not pushed.private, "" if has_account else words.NO_ACCOUNT)
@@ -174,7 +181,7 @@ class TakeHomeModels:
         self, session: Session, what: str | None, repository: str, public: bool
     ) -> tuple[Path, tuple[str, str, bool]]:
         """The file or folder to send, and what tells this push from others."""
-        named = repository.strip()
+        named = str(repository or "").strip()
         if not named:
             raise SteeringError("The repository has no name yet. It has the form owner/name.")
         if what == words.THE_DIRECTION or not what:

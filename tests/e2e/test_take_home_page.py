@@ -99,6 +99,16 @@ def test_a_file_that_is_none_says_so_and_the_idea_stays(tab: Page, tmp_path: Pat
     expect(page.locator("#home-what")).to_contain_text("“Poetic” leaves")
 
 
+def test_opened_before_the_model_is_there_it_fills_itself(
+    open_page: OpenPage, own_server: Callable[..., Server]
+) -> None:
+    page = open_page(at=own_server("--take-home", "on"), ready=False)
+    open_tab(page)
+    expect(page.locator("#home-download")).to_have_text("Download poetic.safetensors", timeout=PATIENCE)
+    expect(page.locator("#home-download")).to_be_enabled()
+    expect(page.locator("#home-what")).to_contain_text("at layer 17 of 30")
+
+
 # ---------------------------------------------------------------- models
 
 
