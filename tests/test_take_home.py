@@ -594,6 +594,40 @@ def test_the_server_refuses_where_it_is_off(tiny: Tiny, tmp_path: Path, monkeypa
     assert NO_PUSH in on_space.models.look("direction", "me/mine", False, REQUEST)[0]
 
 
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("127.0.0.1:7860", True),
+        ("localhost:7860", True),
+        ("[::1]:7860", True),
+        ("evil.example:7860", False),
+        ("127.0.0.1.evil.example", False),
+        ("[", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_page_opened_by_another_name_is_refused_unless_somebody_said_on(host: str | None, here: bool) -> None:
+    for typed in ([], ["--host", "127.0.0.1"]):
+        home = parsed(typed, {})[0].home
+        if here:
+            home.require_here(host)
+        else:
+            with pytest.raises(SteeringError, match="not opened at an address"):
+                home.require_here(host)
+    parsed(["--take-home", "on"], {})[0].home.require_here(host)
+
+
+def test_a_strangers_site_that_points_here_can_do_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    tab = Tab(tiny("llama3"), TakeHome(tmp_path / "exports", may_push=True, only_here=True))
+    (last,) = tab.write()
+    assert "not opened at an address of the machine" in last[0]
+    assert "not opened" in tab.models.look("direction", "me/sea", False, REQUEST)[0]
+    (last,) = tab.models.push("direction", "me/sea", False, REQUEST)
+    assert "not opened" in last[0]
+    assert not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------- the hub
 
 

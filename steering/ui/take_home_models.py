@@ -76,6 +76,7 @@ class TakeHomeModels:
         """Write the model: outcome, the two buttons, what can be pushed, and the folder's name."""
 
         def begin(session: Session, watch: Callable[[Work], Work]) -> Reports:
+            self.rules.require_here(request.headers.get("host"))
             work = partial(write_model, self.engine, self._order(session, form, name, strength, removal, addition))
             return self.engine.worker.submit(watch(work))
 
@@ -134,7 +135,7 @@ class TakeHomeModels:
         session = self.sessions.of(request)
         session.home.looked_at = None
         try:
-            self.rules.require_push()
+            self._require_push(request)
             path, asked = self._to_push(session, what, repository, public)
             pushed = push(path, asked[1], private=not public, dry_run=True)
         except SteeringError as error:
@@ -152,7 +153,7 @@ class TakeHomeModels:
         from steering.hub import Pushed, push
 
         def begin(session: Session, watch: Callable[[Work], Work]) -> Reports:
-            self.rules.require_push()
+            self._require_push(request)
             path, asked = self._to_push(session, what, repository, public)
             if asked != session.home.looked_at:
                 raise SteeringError(words.LOOK_FIRST)
@@ -176,6 +177,10 @@ class TakeHomeModels:
             ended,
             lambda said: [said, *_push_at_rest()],
         )
+
+    def _require_push(self, request: gr.Request) -> None:
+        self.rules.require_push()
+        self.rules.require_here(request.headers.get("host"))
 
     def _to_push(
         self, session: Session, what: str | None, repository: str, public: bool

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from steering.errors import SteeringError
 from steering.ui.limits import variable
@@ -32,10 +33,14 @@ class TakeHome:
     Attributes:
         folder: where edited models are written, absolute; None where none are.
         may_push: whether they may go to the hub, with the account that this machine has there.
+        only_here: whether the page must have been opened by an address of this machine, as it is where nobody said
+            that this is on: another program here may hand on what comes from elsewhere, and a stranger's site may give
+            its own name this machine's address.
     """
 
     folder: Path | None = None
     may_push: bool = False
+    only_here: bool = False
 
     @classmethod
     def of(cls, *, asked: str | None, folder: str | None, host: str | None, environment: Mapping[str, str]) -> TakeHome:
@@ -56,7 +61,17 @@ class TakeHome:
         host = host or environment.get("GRADIO_SERVER_NAME")
         if not (asked == "on" if asked else not on_space and is_this_machine(host)):
             return cls()
-        return cls(Path(os.path.abspath(Path(folder or FOLDER).expanduser())), may_push=not on_space)
+        root = Path(os.path.abspath(Path(folder or FOLDER).expanduser()))
+        return cls(root, may_push=not on_space, only_here=asked != "on")
+
+    def require_here(self, host: str | None) -> None:
+        """Raise SteeringError if the page was opened by a name that it may not be; ``host``: as the browser sent it."""
+        try:
+            name = urlsplit(f"//{host or ''}").hostname
+        except ValueError:
+            name = None
+        if self.only_here and not (name and is_this_machine(name)):
+            raise SteeringError(ELSEWHERE)
 
     def require_models(self) -> Path:
         """The folder for edited models; raises SteeringError where none are written."""
@@ -88,6 +103,12 @@ NOT_HERE = (
     "python -m steering orthogonalize."
 )
 NO_PUSH = "Nothing is sent to the hub from here: a page that others reach would use an account that is not theirs."
+
+
+ELSEWHERE = (
+    "This page was not opened at an address of the machine it runs on, so it neither writes models nor sends them. "
+    "Open it as http://127.0.0.1 there, or have it started with --take-home on."
+)
 
 
 def is_this_machine(host: str | None) -> bool:
