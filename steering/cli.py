@@ -261,7 +261,8 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _push(options: argparse.Namespace) -> dict[str, Any]:
-    return push_to(options)
+    with ProgressBar(options) as progress:
+        return push_to(options, progress)
 
 
 def _pull(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -18,6 +18,9 @@ from steering.ui.model_choice import ModelChoice
 from steering.ui.scope import likeliest_line
 from steering.ui.session import Session, Sessions
 from steering.ui.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from steering.directions import Direction
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 NOT_HERE = "The link names an idea that is not on this page; “{}” stands here instead."
@@ -46,7 +49,7 @@ class ChatHandlers:
         parts.other_strength.change(self.turn_other_dial, [parts.other_strength], None, **newest)
         parts.settings["third_answer"].change(self.opposite, [parts.settings["third_answer"]], [parts.scope], **QUICK)
         parts.model.input(self.exchange, [parts.model], [parts.model_status], **QUICK)
-        use.click(self.use_own, [parts.message], [*self._chosen, parts.idea, parts.tabs], **QUICK)
+        use.click(self.use_own, [parts.message], [*self.taken_up, parts.tabs], **QUICK)
         self._attach_watch(page)
 
     def attach_talk(self) -> None:
@@ -210,12 +213,21 @@ class ChatHandlers:
         session = self.sessions.of(request)
         direction = session.making.direction
         if direction is None:
-            return [gr.skip()] * (len(self._chosen) + 2)
+            return [gr.skip()] * (len(self.taken_up) + 1)
+        return [*self.take_up(session, direction, message), gr.Tabs(selected="chat")]
+
+    @property
+    def taken_up(self) -> list[Any]:
+        """The components that `take_up` sets."""
+        return [*self._chosen, self.parts.idea]
+
+    def take_up(self, session: Session, direction: Direction, message: str) -> list[Any]:
+        """Choose a direction as the idea of the chat, as the visitor's own if it is none of those there."""
         presets = ((name, self.chat.engine.known_direction(name)) for name in preset_names())
         known = next((key for key, one in (*session.own.items(), *presets) if one is direction), None)
         self.chat.choose(session, known or session.add_own(direction))
         idea = gr.update(choices=self.chat.choices(session), value=session.idea)
-        return [*self._chosen_values(session, message), idea, gr.Tabs(selected="chat")]
+        return [*self._chosen_values(session, message), idea]
 
     def _chosen_values(self, session: Session, message: str) -> list[Any]:
         strength = self.chat.strength(session)

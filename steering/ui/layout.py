@@ -53,13 +53,15 @@ class Components:
     - ``thinking`` and ``thinking_acts`` are invisible until the model can think: ``gr.update(visible=True)``.
     - ``model_status`` is a read-only text; ``settings`` are the inputs that `SETTINGS` names, in its order.
     - ``edit`` should take the last turn back and put its question into ``message``.
-    - ``make_tab`` and ``blind_tab`` are empty; enter them again (``with components.make_tab:``) to fill them.
+    - ``make_tab``, ``blind_tab`` and ``home_tab`` are empty; enter them again (``with components.make_tab:``) to fill
+      them.
     """
 
     tabs: gr.Tabs
     chat_tab: gr.Tab
     make_tab: gr.Tab
     blind_tab: gr.Tab
+    home_tab: gr.Tab
     idea: gr.Radio
     message: gr.Textbox
     ask: gr.Button
@@ -177,6 +179,8 @@ def build_layout(
             pass
         with gr.Tab("Blind test", id="blind", elem_id="tab-blind") as blind_tab:
             pass
+        with gr.Tab("Take it home", id="home", elem_id="tab-home") as home_tab:
+            pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
     fixed(foot, "foot")
@@ -186,6 +190,7 @@ def build_layout(
         chat_tab=chat_tab,
         make_tab=make_tab,
         blind_tab=blind_tab,
+        home_tab=home_tab,
         idea=idea_choice,
         message=message,
         ask=ask,
@@ -230,7 +235,9 @@ def page_options() -> dict[str, Any]:
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return {
         "theme": InkOnPaper(),
-        "css": "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css", "blind.css")),
+        "css": "".join(
+            (ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css", "blind.css", "home.css")
+        ),
         "head": f'<meta name="description" content="{markup.DESCRIPTION}">\n<style>\n{frame}\n</style>\n'
         f"<script>\n{script}\n</script>\n",
         "favicon_path": ASSETS / "favicon.svg",

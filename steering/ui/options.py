@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from steering.errors import SteeringError
 from steering.ui.journal import FORMATS
 from steering.ui.limits import Limits, add_options, variable
+from steering.ui.take_home_rules import CHOICES, FOLDER, TakeHome
 
 if TYPE_CHECKING:
     from steering.ui.remote_endpoints import Endpoint
@@ -19,6 +20,8 @@ def parsed(
     arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ
 ) -> tuple[argparse.Namespace, Limits]:
     """What the command line and the environment say; ends the program with a sentence and status 2 when they are wrong.
+
+    The options have one more entry, ``home``: what visitors may take with them.
 
     Args:
         arguments: the words after the program's name; None: those of this process.
@@ -36,9 +39,21 @@ def parsed(
         if limits.models and options.model not in limits.models:
             raise SteeringError(f"--model {options.model} is not among --models: add it there, or leave --model out.")
         options.endpoints = _endpoints(options.remote)
+        options.home = _take_home(options, environment)
     except SteeringError as error:
         parser.exit(2, f"{error}\n")
     return options, limits
+
+
+def _take_home(options: argparse.Namespace, environment: Mapping[str, str]) -> TakeHome:
+    """What may be taken home; behind a proxy others reach the page, whatever its host."""
+    asked = options.take_home or environment.get(variable("take_home"))
+    return TakeHome.of(
+        asked=asked or ("off" if options.behind_proxy else None),
+        folder=options.exports or environment.get(variable("exports")),
+        host=options.host,
+        environment=environment,
+    )
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -80,6 +95,15 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="three times, for baseline, ablated and added: answer from OpenAI-compatible servers instead of a model "
         "here, as in baseline=http://127.0.0.1:8001/v1,model=NAME; a key comes from STEERING_REMOTE_KEY alone",
     )
+    home = parser.add_argument_group("taking models home", "Directions’ files may always be taken.")
+    home.add_argument(
+        "--take-home",
+        choices=CHOICES,
+        default=None,
+        help="whether the page writes edited models and sends them to the hub with this machine's account (default: on "
+        "where only this machine reaches it, and off on a Space)",
+    )
+    home.add_argument("--exports", metavar="DIR", default=None, help=f"where it writes them (default: ./{FOLDER})")
     add_options(parser)
     return parser
 

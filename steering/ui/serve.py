@@ -29,6 +29,7 @@ from steering.ui.options import parsed
 from steering.ui.page import build_page
 from steering.ui.scope import ASSETS
 from steering.ui.status import routes
+from steering.ui.take_home_rules import TakeHome
 from steering.ui.worker import Worker
 from steering.version import library_version
 
@@ -48,7 +49,9 @@ def serve(arguments: list[str] | None = None) -> None:
     keep_memory_small()
     # Uvicorn would believe X-Forwarded-For of any program on this machine; who is to be believed, `Operator` knows.
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
-    operator = Operator(limits, behind_proxy=options.behind_proxy)
+    # What another process edits is not there any more when its call ends, and a model that several hold one cannot.
+    home = TakeHome() if ZERO_GPU or options.processes is not None else options.home
+    operator = Operator(limits, behind_proxy=options.behind_proxy, take_home=home)
     asked_to_end = threading.Event()
     on_signals(asked_to_end.set)
     engine, page, looks = _with_servers(options, operator) if options.endpoints else _with_model(options, operator)
