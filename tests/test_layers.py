@@ -110,7 +110,7 @@ LAYERS = (
         "thoughts",
         "weight_edits",
     ),
-    ("calibration", "evaluate", "explain"),
+    ("attribution", "calibration", "evaluate", "explain"),
     ("preset_directions",),
     ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "__main__", "ui"),
 )
