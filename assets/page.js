@@ -399,7 +399,7 @@
       if (message.tagName === 'DIV') message.removeAttribute('aria-label');
     });
     // One name a group, so that arrow keys move between its choices.
-    for (const group of ['idea', 'beside', 'third-answer', 'removal', 'addition', 'thinking-acts']) {
+    for (const group of ['idea', 'beside', 'third-answer', 'removal', 'addition', 'thinking-acts', 'home-kind', 'home-form']) {
       document.querySelectorAll(`#${group} input[type=radio]`).forEach((input) => set(input, 'name', group));
     }
     document.querySelectorAll('.toast-header').forEach((header) => {

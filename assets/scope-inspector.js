@@ -53,11 +53,14 @@ function drawLook() {
     setTimeout(() => { lookKey = ''; schedule(); }, PATIENCE + 50);
   }
   const key = [run.run, number, waits, likeliest.has(number), parts.join(), columnsKey, tokens.map((list) => list.length).join()].join('|');
-  if (key !== lookKey) {
+  const changed = key !== lookKey;
+  if (changed) {
     lookKey = key;
     fillLook(number, waits);
   }
   if (look.hidden) openLook();
+  // Without a plot there is nothing that it could lie over, so that it stands below and grows.
+  if (changed && idea.no_plot && !waits) look.scrollIntoView({ block: 'nearest' });
 }
 
 function openLook() {
@@ -75,7 +78,7 @@ function closeLook() {
 
 function fillLook(number, waits) {
   const found = likeliest.get(number);
-  put(find('sc-look-title'), `What each answer might have said at token ${number}`);
+  put(find('sc-look-title'), `What each answer might have said at ${unit()} ${number}`);
   put(find('sc-look-words'), lookWords(number, found, waits));
   lookColumns.replaceChildren(...(found && found.columns ? found.columns.slice(0, columnCount()).map((column, which) => lookColumn(column, which, number)) : []));
   const wrote = find('sc-look-wrote');
@@ -93,7 +96,7 @@ function lookWords(number, found, waits) {
   if (!found) return 'Asking the model…';
   const part = parts[0];
   return part >= 0 && number > part + 1
-    ? `The answers parted at token ${part + 1}. From there each one continues its own text. Five likeliest tokens:`
+    ? `The answers parted at ${unit()} ${part + 1}. From there each one continues its own text. Five likeliest tokens:`
     : `${capital(allWords())} have written the same so far. The five likeliest next tokens of each:`;
 }
 
@@ -114,6 +117,10 @@ function lookColumn(column, which, number) {
   node.append(head);
   if (!column) {
     node.append(part('p', 'look-ended', 'This answer had already ended.'));
+    return node;
+  }
+  if (!column.likeliest.length) {
+    node.append(part('p', 'look-ended', 'Its server does not say.'));
     return node;
   }
   const said = tokens[which][number - 1];
@@ -150,6 +157,7 @@ const percent = (share) => (share > 0 && share < 0.01 ? '<1%' : `${Math.round(sh
 
 // What the direction wrote at this token: how far each answer points along it.
 function wroteWords(number) {
+  if (!run.layers) return []; // there are no cosines
   const layer = run.layer ?? pinned.layer;
   const values = columnList().filter((which) => tokens[which][number - 1])
     .map((which) => `${idea.short[which]} ${shownCosine(tokens[which][number - 1], layer)}`);
@@ -162,7 +170,7 @@ function step(by) {
   pinned = { place, layer: pinned.layer };
   hover = null;
   schedule();
-  put(find('spoken'), `Token ${place + 1}`);
+  put(find('spoken'), `${capital(unit())} ${place + 1}`);
 }
 
 function letGo() {

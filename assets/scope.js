@@ -49,6 +49,7 @@ forget();
 const columnCount = () => idea.names.length;
 const columnList = () => idea.names.map((_, column) => column);
 const looksOf = (column) => (idea.looks ? idea.looks[column] : column);
+const unit = () => (run && run.unit) || 'token'; // a "piece" where a server's events are not known to be tokens
 
 // ---------------------------------------------------------------- the log
 
@@ -107,7 +108,7 @@ function update() {
   if (!grew) forget();
   log = value.slice(0, end);
   for (const record of fresh.split('\n')) if (record) read(record);
-  for (const which of columnList().slice(1)) findParting(which);
+  findPartings();
   if (!grew && run && run.run === kept.run) {
     pinned = kept.pinned; // the same run, told anew: what was being looked at stays
     restoreLikeliest(kept.looked);
@@ -117,6 +118,38 @@ function update() {
 }
 
 // The first token in which an answer differs from the one as it is: an index, or -1 while both say the same.
+function findPartings() {
+  if (unit() !== 'token') findPartingsByText();
+  else for (const which of columnList().slice(1)) findParting(which);
+}
+
+// Where an answer's pieces are what came over a line, two servers may cut the same words differently; the texts count.
+function findPartingsByText() {
+  const texts = columnList().map((column) => tokens[column].map((piece) => piece.text).join(''));
+  const ended = !RUNNING.includes(state.state);
+  let first = Infinity;
+  for (const which of columnList().slice(1)) {
+    const both = Math.min(texts[0].length, texts[which].length);
+    let at = 0;
+    while (at < both && texts[0][at] === texts[which][at]) at += 1;
+    const written = texts[0] && texts[which]; // a server that wrote nothing parts from nobody
+    const apart = written && (at < both || (ended && texts[which].length !== texts[0].length));
+    parts[which] = apart ? pieceAt(which, at) : -1;
+    if (apart) first = Math.min(first, at);
+  }
+  parts[0] = first === Infinity ? -1 : pieceAt(0, first);
+}
+
+// The piece that holds a place of the answer's text; the last one for a place behind it.
+function pieceAt(which, at) {
+  let end = 0;
+  for (const [index, piece] of tokens[which].entries()) {
+    end += piece.text.length;
+    if (end > at) return index;
+  }
+  return tokens[which].length - 1;
+}
+
 function findParting(which) {
   if (parts[which] >= 0) return;
   const own = tokens[which];
@@ -153,8 +186,10 @@ function schedule() {
     drawColumns();
     drawWords();
     drawLook();
-    drawMap();
-    drawChart();
+    if (!idea.no_plot) {
+      drawMap();
+      drawChart();
+    }
     markAnswers();
     mark(root, 'tokens', String(longest()));
     mark(root, 'state', state.state);
@@ -180,14 +215,19 @@ function statusWords() {
     case 'loading': return isRecorded() ? 'Loading the model. The recorded example works already.' : 'Loading the model.';
     case 'queued': return 'Waiting…';
     case 'prefill': return 'Reading your question…';
-    case 'running': return `Writing… ${count} of at most ${plural(run ? run.max_new_tokens : count, 'token')}${pastBreaking()}`;
-    case 'stopped': return `Stopped after ${plural(count, 'token')}. What was written stays.`;
+    case 'running': return `Writing… ${writtenWords(count)}${pastBreaking()}`;
+    case 'stopped': return `Stopped after ${plural(count, unit())}. What was written stays.`;
     case 'error': return 'Something went wrong. Ask again.';
     default:
       if (isReplaying()) return `Replaying. ${count} of ${plural(replayLength(), 'token')}`;
       if (isRecorded()) return `Recorded example. Press “${askWords()}” to run it live.`;
-      return count ? `Done. ${plural(count, 'token')}. ${partingWords()}` : 'Ready. Ask a question, or pick one.';
+      return count ? `Done. ${plural(count, unit())}. ${partingWords()}` : 'Ready. Ask a question, or pick one.';
   }
+}
+
+function writtenWords(count) {
+  const most = `at most ${plural(run ? run.max_new_tokens : count, 'token')}`;
+  return unit() === 'token' ? `${count} of ${most}` : `${plural(count, unit())}, ${most}`;
 }
 
 function pastBreaking() {
@@ -198,7 +238,7 @@ function pastBreaking() {
 const allWords = () => (columnCount() === 2 ? 'both' : `all ${COUNTED[columnCount()]}`);
 const askWords = () => `Ask ${allWords()}`;
 const capital = (words) => words[0].toUpperCase() + words.slice(1);
-const partingWords = () => (parts[0] < 0 ? `${capital(allWords())} are the same.` : `They part at token ${parts[0] + 1}.`);
+const partingWords = () => (parts[0] < 0 ? `${capital(allWords())} are the same.` : `They part at ${unit()} ${parts[0] + 1}.`);
 
 let spokenState = '';
 const heads = [];
@@ -215,6 +255,8 @@ function drawColumns() {
   panesMounted = document.querySelectorAll('#panes .pane-head').length;
   palette = null;
   if (panes) mark(panes, 'columns', String(columnCount()));
+  put(find('sc-no-plot'), idea.no_plot || '');
+  root.toggleAttribute('data-no-plot', Boolean(idea.no_plot));
   mark(root, 'columns', String(columnCount()));
   for (const [column, pane] of PANES.entries()) {
     const there = column < columnCount();
@@ -257,7 +299,7 @@ function drawWords() {
     put(head.querySelector('.pane-name'), idea.names[column]);
     const count = tokens[column].length;
     const rate = state.state === 'running' && state.rate ? ` · ${Math.round(state.rate)}/s` : '';
-    put(head.querySelector('.pane-stats'), count ? plural(count, 'token') + rate : '');
+    put(head.querySelector('.pane-stats'), count ? plural(count, unit()) + rate : '');
   }
   drawRecorded();
   document.documentElement.toggleAttribute('data-branches', branch.count > 1);

@@ -60,6 +60,13 @@ class Server:
             self.process.wait()
 
 
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def start_server(log_path: Path, *options: str, command: tuple[str, ...] = ("app.py",)) -> Server:
     """Start the program on a free port of this machine and wait until it serves the page; its model may still load.
 
@@ -71,9 +78,7 @@ def start_server(log_path: Path, *options: str, command: tuple[str, ...] = ("app
     Raises:
         RuntimeError: if it ends or does not serve a page.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # A person's own variables could move the server, open it to the world, or set other limits.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("GRADIO_", "STEERING_"))}
     start = time.monotonic()

@@ -7,7 +7,8 @@ just what it would see in its prompt alone, so a batch gives what single prompts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ from steering.contrast import Example
 from steering.errors import ContrastSetError
 from steering.float32_linear import FastLinears
 from steering.out_of_memory import half
-from steering.progress import Progress, Tick, silent
+from steering.progress import Progress, Tick, no_tick, silent
 from steering.prompt_trees import PromptTree, SparseMask, first_tree
 from steering.tree_masks import attention_masks
 
@@ -74,17 +75,46 @@ def class_means(
     examples = [example for side in sides for example in side]
     side_of = [i for i, side in enumerate(sides) for _ in side]
     reader = ResidualReader(model, examples, batch_size)
-    shape = (len(sides), len(reader.positions), model.n_layers)
-    sums = torch.zeros(*shape, model.d_model, dtype=torch.float64)
-    norm_sums = torch.zeros(*shape, dtype=torch.float64)
-    for indices, residuals, norms in reader.read(progress):
-        for row, index in enumerate(indices):
-            sums[side_of[index]] += residuals[row].double()
-            norm_sums[side_of[index]] += norms[row].double()
+    progress(WHAT, 0, len(examples))
+
+    def tick(part: float) -> None:
+        progress(WHAT, part * len(examples), len(examples))
+
+    if model.helpers is None:
+        sums = total(batch_sums(reader, side_of, tick=tick))
+    else:
+        sums = total(model.helpers.sums(reader, examples, side_of, tick))
+    tick(1.0)
     return [
-        ClassMeans(sums[i], norm_sums[i], len(side), reader.positions, tuple(reader.notes))
-        for i, side in enumerate(sides)
+        ClassMeans(of_side[..., :-1], of_side[..., -1], len(side), reader.positions, tuple(reader.notes))
+        for of_side, side in zip(sums, sides, strict=True)
     ]
+
+
+def total(sums: Iterable[Tensor]) -> Tensor:
+    """The sum of the batches' sums, one added to the other in their order, which every number of processes keeps."""
+    return functools.reduce(Tensor.add_, sums)
+
+
+def batch_sums(
+    reader: ResidualReader, side_of: Sequence[int], share: tuple[int, int] = (0, 1), tick: Tick = no_tick
+) -> Iterator[Tensor]:
+    """Batch by batch the sums over its examples of each side, float64 ``[sides, n_positions, n_layers, d_model + 1]``.
+
+    The last number of each row is the sum of the norms.
+
+    Args:
+        side_of: each example's side.
+        share: read the batches of this number among so many shares; they are dealt out in turn.
+        tick: told how far it is.
+    """
+    n_sides = 1 + max(side_of)
+    for indices, residuals, norms in reader.read(lambda _, done, of: tick(done / of), share):
+        sums = torch.zeros(n_sides, *residuals.shape[1:3], residuals.shape[3] + 1, dtype=torch.float64)
+        for row, index in enumerate(indices):
+            sums[side_of[index], ..., :-1] += residuals[row].double()
+            sums[side_of[index], ..., -1] += norms[row].double()
+        yield sums
 
 
 def residuals(
@@ -159,19 +189,27 @@ class ResidualReader:
             )
         return sequence
 
-    def read(self, progress: Progress = silent) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    def read(
+        self, progress: Progress = silent, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Yield, batch by batch, the examples' indices, their residuals and the norms.
+
+        Args:
+            share: of the batches, which are dealt out in turn, those of this number among so many.
 
         Residuals are float32 ``[batch, n_positions, n_layers, d_model]`` on the CPU, norms float32
         ``[batch, n_positions, n_layers]``. Running out of memory halves the batch and goes on.
         """
         # What begins alike comes together, so that one tree holds it.
         order = sorted(range(len(self._sequences)), key=lambda i: self._sequences[i].ids)
-        most, start = self.batch_size, 0
+        most, start, number = self.batch_size, 0, 0
         progress(WHAT, 0, len(order))
         while start < len(order):
             count, tree = first_tree([self._sequences[i].ids for i in order[start : start + most]], NODES_A_BATCH)
             indices = order[start : start + count]
+            if number % share[1] != share[0]:
+                start, number = start + count, number + 1
+                continue
 
             def tick(part: float, start: int = start, count: int = count) -> None:
                 progress(WHAT, start + part * count, len(order))
@@ -184,7 +222,7 @@ class ResidualReader:
                 self.notes.append(f"Memory ran out, so examples were read {most} at a time.")
                 continue
             yield indices, *read
-            start += count
+            start, number = start + count, number + 1
             progress(WHAT, start, len(order))
 
     def _run_batch(self, batch: list[_Sequence], tree: PromptTree, tick: Tick) -> tuple[Tensor, Tensor]:

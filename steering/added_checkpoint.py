@@ -8,6 +8,7 @@ there. At layer 0 it is added to every row of the embedding, which every archite
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,7 @@ def add_to_weights(
     coefficient: float,
     out: str | Path,
     *,
+    revision: str | None = None,
     check: bool = True,
     progress: Progress = silent,
 ) -> Path:
@@ -49,6 +51,7 @@ def add_to_weights(
         source: ``"bundled"``, a hub id, a folder, or a ``.gguf`` file.
         coefficient: c, as for :meth:`steering.interventions.Variant.added`; finite, and not 0.
         out: the folder to make. It appears when it is whole and checked, and not otherwise.
+        revision: a commit of the hub's repository; only for hub ids.
         check: compare the result with the added variant on 32 questions, and write on its card how near it is.
 
     Returns:
@@ -63,7 +66,7 @@ def add_to_weights(
     require_free(target)
     if not (abs(coefficient) < float("inf") and coefficient):
         raise SteeringError(f"The coefficient is {coefficient}; it must be a finite number other than 0.")
-    checkpoint = Checkpoint.read(model_folder(source, progress=progress), public_label(source))
+    checkpoint = Checkpoint.read(model_folder(source, revision, progress), public_label(source))
     direction.require_fit(checkpoint)
     changes, how = _changes(checkpoint, direction, coefficient)
     write_edited_model(
@@ -74,12 +77,35 @@ def add_to_weights(
         Variant.added(direction, coefficient) if check else None,
         lambda measured: added_model_card(source, checkpoint, direction, coefficient, how, measured),
         progress,
+        revision,
     )
     return target
 
 
+def no_place_for_it(config: Any, layer: int) -> str:
+    """Why an architecture has no place for an addition at a layer, with the alternatives; "" where it has one.
+
+    Args:
+        config: of the text model, as transformers reads it; no weight is looked at.
+    """
+    family = config.model_type
+    if layer == 0 and family in _SCALED_EMBEDDINGS:
+        return (
+            f"The architecture “{family}” multiplies its embedding before the first block, so that layer 0 cannot be "
+            f"written into it exactly. {ALTERNATIVES}"
+        )
+    if layer > 0 and family not in _BIAS_ALWAYS and family not in _BIAS_BY_CONFIG:
+        return (
+            f"The architecture “{family}” has no bias on the output of its blocks, and engines would ignore one in the "
+            f"files without a word. {ALTERNATIVES}"
+        )
+    return ""
+
+
 def _changes(checkpoint: Checkpoint, direction: Direction, coefficient: float) -> tuple[Changes, str]:
     """What to write, and a sentence on it."""
+    if refusal := no_place_for_it(checkpoint.config, direction.layer):
+        raise SteeringError(refusal)
     family, vector = checkpoint.config.model_type, coefficient * direction.vector
     if direction.layer == 0:
         return _in_the_embedding(checkpoint, vector)
@@ -92,11 +118,6 @@ def _changes(checkpoint: Checkpoint, direction: Direction, coefficient: float) -
         if bias not in checkpoint.tensors:
             raise SteeringError(f"The weights lack {bias}, which their config.json promises. Fetch the model again.")
         return Changes({bias: Add(vector)}), said
-    if family not in _BIAS_BY_CONFIG:
-        raise SteeringError(
-            f"The architecture “{family}” has no bias on the output of its blocks, and engines would ignore one in the "
-            f"files without a word. {ALTERNATIVES}"
-        )
     number_type = checkpoint.tensors[weight].number_type
     added = {bias: (weight, vector.to(number_type))}
     for layer in range(checkpoint.n_layers):
@@ -109,10 +130,5 @@ def _changes(checkpoint: Checkpoint, direction: Direction, coefficient: float) -
 
 
 def _in_the_embedding(checkpoint: Checkpoint, vector: torch.Tensor) -> tuple[Changes, str]:
-    if checkpoint.config.model_type in _SCALED_EMBEDDINGS:
-        raise SteeringError(
-            f"The architecture “{checkpoint.config.model_type}” multiplies its embedding before the first block, so "
-            f"that layer 0 cannot be written into it exactly. {ALTERNATIVES}"
-        )
     changes = Changes.of_embedding(checkpoint, {checkpoint.embedding: Add(vector)})
     return changes, "It is in every row of the token embedding; the output matrix stays as it was."

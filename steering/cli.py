@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from steering.cli_exchange import about_check, about_export, about_import, export_to, import_from
 from steering.cli_hub import about_pull, about_push, pull_from, push_to
 from steering.cli_output import ProgressBar, as_text
+from steering.cli_processes import about_processes, load_in_all, run_in_all, started_together
 from steering.errors import SteeringError
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ SWEET_SPOT, BREAKING_POINT = "sweet_spot", "breaking_point"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
     options = _parser().parse_args(arguments)
+    options.processes = None
+    if started_together() > 1:
+        return run_in_all(options, lambda: _run(options))
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         result = options.run(options)
     except SteeringError as error:
@@ -81,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     about_export(give)
     take = _command(commands, "import", _import, "read a direction from another tool's file, and keep it as our own")
     about_import(take)
+    for command in (compute, select, calibrate, card, chat):
+        about_processes(command)
     about_push(
         _command(commands, "push", _push, "publish a direction, a set or an edited model on the hub, with a card")
     )
@@ -251,7 +261,8 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _push(options: argparse.Namespace) -> dict[str, Any]:
-    return push_to(options)
+    with ProgressBar(options) as progress:
+        return push_to(options, progress)
 
 
 def _pull(options: argparse.Namespace) -> dict[str, Any]:
@@ -316,14 +327,11 @@ def _model(options: argparse.Namespace) -> ChatModel:
     from steering.models import load_model
 
     logging.disable_progress_bar()
+    how = {"device": options.device, "dtype": options.dtype, "quantization": options.quantization}
     with ProgressBar(options) as progress:
-        return load_model(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            quantization=options.quantization,
-            progress=progress,
-        )
+        if options.processes is None:
+            return load_model(options.model, **how, progress=progress)
+        return load_in_all(options, how, progress)
 
 
 def _data(options: argparse.Namespace) -> Any:

@@ -27,7 +27,7 @@ def about_pull(command: argparse.ArgumentParser) -> None:
     command.add_argument("--revision", help="a commit (default: the newest)")
 
 
-def push_to(options: argparse.Namespace) -> dict[str, Any]:
+def push_to(options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Publish it, or show what would go."""
     from steering.hub import push
 
@@ -37,6 +37,7 @@ def push_to(options: argparse.Namespace) -> dict[str, Any]:
         private=not options.public,
         dry_run=options.dry_run,
         licence=options.licence,
+        progress=progress,
     )
     files = [f"{name}, {size:,} bytes" for name, size in pushed.files.items()]
     seen_by = "only you and your organisation" if pushed.private else "everyone"

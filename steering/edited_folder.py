@@ -37,11 +37,12 @@ def write_edited_model(
     stands_for: Variant | None,
     card: Callable[[Equality | str], str],
     progress: Progress,
+    revision: str | None = None,
 ) -> Equality | str:
     """Write a copy of a model with some of its tensors changed; one piece of a tensor is in memory at a time.
 
     Args:
-        source: as for :func:`steering.models.load_model`; what the result is compared with.
+        source, revision: as for :func:`steering.models.load_model`; what the result is compared with.
         stands_for: the hooked variant that the result must equal; None to leave that unmeasured.
         card: makes the model card's text from what was measured, or from why nothing was.
 
@@ -60,7 +61,7 @@ def write_edited_model(
                 write_weights(checkpoint, changes, partial, progress)
                 verify_weights(checkpoint, changes, partial, progress)
             measured = measured_or_why(
-                None if stands_for is None else lambda: compare(source, partial, stands_for, progress)
+                None if stands_for is None else lambda: compare(source, partial, stands_for, progress, revision)
             )
             (partial / CARD_FILE).write_text(card(measured), encoding="utf-8")
     return measured

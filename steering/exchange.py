@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steering.direction import Direction
-from steering.errors import DirectionError
+from steering.errors import DirectionError, LayerWantedError
 from steering.exchange_document import FORMAT, direction_of, document_of, reading, tensor_of, whole
 from steering.exchange_files import (
     Document,
@@ -223,7 +223,7 @@ def _from_document(document: Document, path: Path, source: str, layer: int | Non
     with reading(path, "a vector"):
         said = whole(document["layer"]) if "layer" in document else layer
         if said is None:
-            raise DirectionError(f"{path.name} does not say at which layer its vector is added. Give it: --layer N.")
+            raise LayerWantedError(f"{path.name} does not say at which layer its vector is added. Give it: --layer N.")
         vector = tensor_of(document["vector"]).numpy()
     return foreign_direction(ForeignVectors({said: vector}, source, path.name), layer=said, model=model)
 

@@ -12,7 +12,7 @@ import torch
 from steering.activations import class_means
 from steering.contrast_examples import Example
 from steering.direction import Direction
-from steering.errors import DirectionError
+from steering.errors import DirectionError, LayerWantedError
 from steering.exchange_document import DEEPEST_MODEL
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def foreign_direction(foreign: ForeignVectors, *, layer: int | None = None, mode
     if not layers:
         raise DirectionError(f"{foreign.name} has no vector for a layer of {model.label if model else 'any model'}.")
     if layer is None and len(layers) > 1:
-        raise DirectionError(
-            f"{foreign.name} has vectors for the layers {as_ranges(layers)}. Say which: layer=N (--layer N)."
+        raise LayerWantedError(
+            f"{foreign.name} has vectors for the layers {as_ranges(layers)}. Say which: layer=N (--layer N).", layers
         )
     layer = layers[0] if layer is None else layer
     if layer not in vectors:

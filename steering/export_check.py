@@ -148,17 +148,19 @@ def equality(hooked: Sequence[Tensor], exported: Sequence[Tensor], dtype: torch.
     return Equality(largest, divergence / tokens, equal_tokens / tokens, equal_texts, len(hooked), tokens, name)
 
 
-def compare(source: str, exported: Path, variant: Variant, progress: Progress = silent) -> Equality:
+def compare(
+    source: str, exported: Path, variant: Variant, progress: Progress = silent, revision: str | None = None
+) -> Equality:
     """An exported model's folder against its hooked source; one after the other, so that one is in memory at a time.
 
     Both are computed in float32 on the CPU, or, where that would not fit, in the source's own number type.
     """
     dtype = _dtype_that_fits(exported)
-    hooked = load_model(source, device="cpu", dtype=dtype)
+    hooked = load_model(source, device="cpu", dtype=dtype, revision=revision, progress=lambda *_: progress(WHAT, 0, 3))
     texts, expected = hooked_answers(hooked, variant, progress=progress)
     del hooked
     gc.collect()
-    model = load_model(str(exported), device="cpu", dtype=dtype)
+    model = load_model(str(exported), device="cpu", dtype=dtype, progress=lambda *_: progress(WHAT, 2, 3))
     found = answer_logits(model, texts, Variant.baseline(), lambda part: progress(WHAT, 2 + part, 3))
     progress(WHAT, 3, 3)
     return equality(expected, found, model.dtype)

@@ -38,7 +38,8 @@ class FastLinears:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        plain = [layer for layer in model.modules() if type(layer) is nn.Linear]
+        # A layer whose forward was replaced is a part of one that several processes hold.
+        plain = [one for one in model.modules() if type(one) is nn.Linear and "forward" not in vars(one)]
         on_cpu = [layer for layer in plain if layer.weight.is_cpu and layer.weight.dtype == torch.float32]
         layers = on_cpu if on_cpu and onednn_float32_is_faster() else []
         size = sum(layer.weight.nbytes for layer in layers)

@@ -52,6 +52,7 @@ def push(
     dry_run: bool = False,
     licence: str | None = None,
     endpoint: str | None = None,
+    progress: Progress = silent,
 ) -> Pushed:
     """Publish a direction's file, a contrast set's file, or the folder of an edited model or an adapter.
 
@@ -63,19 +64,22 @@ def push(
         dry_run: make everything, send nothing, reach no network.
         licence: of the base model, for a direction's card.
         endpoint: of the hub, where it is not the usual one.
+        progress: told of every file before it is sent, in millions of bytes.
 
     Raises:
         SteeringError: if the path is none of these, or the hub refuses or cannot be reached.
+        Cancelled: if ``progress`` raises it. Then the repository may have been made, and holds nothing of this.
     """
     _require_name(repository)
     with tempfile.TemporaryDirectory() as scratch:
         folder, kind = _prepared(Path(path).expanduser(), Path(scratch), licence)
         names = sorted(file for file in folder.rglob("*") if file.is_file())
-        files = {str(file.relative_to(folder)): file.stat().st_size for file in names}
+        inside = {file.relative_to(folder).as_posix(): file.stat().st_size for file in names}
+        files = {name: size for name, size in inside.items() if not name.startswith(".")}
         if dry_run:
             return Pushed(repository, kind, private, files, "")
         with _hub_errors(repository):
-            address = _upload(folder, repository, kind, private, endpoint)
+            address = _upload(folder, files, repository, kind, private, endpoint, progress)
     return Pushed(repository, kind, private, files, address)
 
 
@@ -113,8 +117,17 @@ def _set_card(data: ContrastSet) -> str:
     )
 
 
-def _upload(folder: Path, repository: str, kind: str, private: bool, endpoint: str | None) -> str:
-    from huggingface_hub import HfApi
+def _upload(
+    folder: Path,
+    files: dict[str, int],
+    repository: str,
+    kind: str,
+    private: bool,
+    endpoint: str | None,
+    progress: Progress,
+) -> str:
+    """Send the files one by one, then make them the repository's in one commit."""
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=endpoint)
     repo_type = "dataset" if kind == "set" else "model"
@@ -124,13 +137,15 @@ def _upload(folder: Path, repository: str, kind: str, private: bool, endpoint: s
             f"{repository} is there already and everyone sees it. Choose another name, or say that this may be public "
             "(--public)."
         )
-    api.upload_folder(
-        folder_path=folder,
-        repo_id=repository,
-        repo_type=repo_type,
-        commit_message=f"Upload a {kind} with its card",
-        ignore_patterns=[".*"],
-    )
+    sent, total = 0.0, sum(files.values()) / 1e6
+    additions = [CommitOperationAdd(name, folder / name) for name in files]
+    for addition in additions:
+        progress(f"Sending {addition.path_in_repo}", sent, total)
+        # Large files go now, small ones with the commit; until then the repository shows nothing of them.
+        api.preupload_lfs_files(repository, [addition], repo_type=repo_type, free_memory=False)
+        sent += files[addition.path_in_repo] / 1e6
+    progress("Sending", sent, total)
+    api.create_commit(repository, additions, commit_message=f"Upload a {kind} with its card", repo_type=repo_type)
     return f"{api.endpoint}/{'datasets/' if kind == 'set' else ''}{repository}"
 
 

@@ -37,6 +37,10 @@ class KeyValues:
             layer.keys, layer.values = keys, values
             self.cache.layers.append(layer)
 
+    def like(self, layers: Sequence[LayerKeyValues] = (), lengths: Sequence[int] = ()) -> KeyValues:
+        """Others of the same kind; without anything, for rows that have read nothing."""
+        return KeyValues(layers, lengths)
+
     @property
     def width(self) -> int:
         """Tokens of the longest row, which every row is padded to."""
@@ -61,24 +65,25 @@ class KeyValues:
     def selected(self, rows: Sequence[int]) -> KeyValues:
         """A copy of some rows in the order named, without the padding that none of them needs."""
         if not rows:
-            return KeyValues()
+            return self.like()
         lengths = [self.lengths[row] for row in rows]
         padding = self.width - max(lengths)
 
         def of(tensor: Tensor) -> Tensor:
             return tensor[:, :, padding:].index_select(0, torch.tensor(rows, device=tensor.device))
 
-        return KeyValues([(of(keys), of(values)) for keys, values in self.layers], lengths)
+        return self.like([(of(keys), of(values)) for keys, values in self.layers], lengths)
 
-    @classmethod
-    def joined(cls, parts: Sequence[KeyValues]) -> KeyValues:
-        """The rows of all parts, one part's after the other's; a copy, unless there is one part only."""
-        parts = [part for part in parts if part.lengths]
+    def joined_with(self, others: Sequence[KeyValues]) -> KeyValues:
+        """These rows and then those of each of the others; a copy, unless all rows are in one of them."""
+        parts = [part for part in (self, *others) if part.lengths]
+        if not parts:
+            return self
         if len(parts) == 1:
             return parts[0]
         by_layer = zip(*(part.layers for part in parts), strict=True)
         layers = [(_padded([keys for keys, _ in same]), _padded([values for _, values in same])) for same in by_layer]
-        return cls(layers, [length for part in parts for length in part.lengths])
+        return self.like(layers, [length for part in parts for length in part.lengths])
 
 
 def _padded(tensors: Sequence[Tensor]) -> Tensor:

@@ -40,7 +40,13 @@ LEFT_OUT = (
 
 
 def write_adapter(
-    source: str, direction: Direction, out: str | Path, *, check: bool = True, progress: Progress = silent
+    source: str,
+    direction: Direction,
+    out: str | Path,
+    *,
+    revision: str | None = None,
+    check: bool = True,
+    progress: Progress = silent,
 ) -> Path:
     """Write a LoRA adapter in PEFT's format that takes a direction out of what attention and MLP write.
 
@@ -49,6 +55,7 @@ def write_adapter(
     Args:
         source: the base model: ``"bundled"``, a hub id, a folder, or a ``.gguf`` file.
         out: the folder to make. It appears when it is whole, and not otherwise.
+        revision: a commit of the hub's repository; only for hub ids.
         check: compare the base model with the adapter applied with the ablated variant, on 32 questions.
 
     Returns:
@@ -62,17 +69,25 @@ def write_adapter(
     """
     target = Path(out).expanduser()
     require_free(target)
-    checkpoint = Checkpoint.read(model_folder(source, progress=progress), public_label(source))
+    checkpoint = Checkpoint.read(model_folder(source, revision, progress), public_label(source))
     direction.require_fit(checkpoint)
     pairs = adapter_pairs(checkpoint, direction, progress)
     biases = any(name.endswith(".bias") for name in checkpoint.writes)
     left_out = LEFT_OUT.format(biases=", and what biases do" if biases else "")
-    measured = measured_or_why((lambda: _compare(source, direction, pairs, progress)) if check else None)
+    measured = measured_or_why((lambda: _compare(source, revision, direction, pairs, progress)) if check else None)
     with disk_errors_said(target), renamed_when_whole(target) as partial:
         _save(partial, checkpoint, pairs)
         card = adapter_card(source, checkpoint, direction, left_out, measured)
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
     return target
+
+
+def experts_in_the_way(label: str) -> str:
+    """Why a model with experts gets no adapter, in a sentence; ``label`` is its name for people."""
+    return (
+        f"{label} has experts, and engines do not agree on how an adapter names their projections. Write an "
+        "orthogonalised model instead (python -m steering orthogonalize)."
+    )
 
 
 def adapter_pairs(
@@ -85,10 +100,7 @@ def adapter_pairs(
         if isinstance(edit, Ablate) and edit.axis == -2
     }
     if any("expert" in name for name in edits):
-        raise SteeringError(
-            f"{checkpoint.label} has experts, and engines do not agree on how an adapter names their projections. "
-            "Write an orthogonalised model instead (python -m steering orthogonalize)."
-        )
+        raise SteeringError(experts_in_the_way(checkpoint.label))
     pairs = {}
     with one_thread():
         for number, (name, edit) in enumerate(edits.items()):
@@ -128,12 +140,18 @@ def _save(folder: Path, checkpoint: Checkpoint, pairs: dict[str, tuple[Tensor, T
 
 
 def _compare(
-    source: str, direction: Direction, pairs: dict[str, tuple[Tensor, Tensor]], progress: Progress
+    source: str,
+    revision: str | None,
+    direction: Direction,
+    pairs: dict[str, tuple[Tensor, Tensor]],
+    progress: Progress,
 ) -> Equality:
     """The base model with the adapter applied beside the hooked one."""
     from steering.models import load_model
 
-    model = load_model(source, device="cpu", dtype=torch.float32)
+    model = load_model(
+        source, device="cpu", dtype=torch.float32, revision=revision, progress=lambda *_: progress(COMPARING, 0, 3)
+    )
     texts, expected = hooked_answers(model, Variant.ablated(direction), progress=progress)
     _apply(model, pairs)
     found = answer_logits(model, texts, Variant.baseline(), lambda part: progress(COMPARING, 2 + part, 3))

@@ -15,6 +15,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from steering.processes_here import processes_here
 from steering.weights import cache_folder
 from steering.whole_files import written_whole
 
@@ -42,10 +43,13 @@ def preferred_dtype(device: torch.device) -> torch.dtype:
 def preferred_threads() -> int:
     """How many torch threads a decode step runs fastest with; measured once on a machine, then remembered.
 
+    Of several processes that hold a model together each takes its part of the cores.
+
     Beside other work more threads than there are free cores look slow. What is measured then holds for this process
     only, so that a busy moment does not slow down every later start.
     """
-    return int(_remembered("threads of a quiet machine", _measure_threads, lasting=_is_quiet))
+    fastest = int(_remembered("threads of a quiet machine", _measure_threads, lasting=_is_quiet))
+    return max(1, min(fastest, (psutil.cpu_count(logical=False) or 1) // processes_here()))
 
 
 @contextmanager

@@ -66,15 +66,24 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_weights(
-    folder: Path, dtype: torch.dtype, placement: str | dict[str, Any], quantization: Quantization | None
+    folder: Path,
+    dtype: torch.dtype,
+    placement: str | dict[str, Any],
+    quantization: Quantization | None,
+    n_processes: int = 1,
 ) -> Any:
     """The transformers model in evaluation mode, its weights frozen.
+
+    Args:
+        n_processes: how many load it together, each its part (transformers' tensor parallelism); ``placement`` and
+            ``quantization`` are for one.
 
     Raises:
         ModelError: if it cannot be loaded, or lacks tensors.
         OutOfMemoryError: if there is no memory for it.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.distributed import DistributedConfig
 
     settings = None
     if quantization == "8bit":
@@ -83,14 +92,17 @@ def load_weights(
         settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        extra = {"quantization_config": settings} if settings else {}
+        extra: dict[str, Any] = {"quantization_config": settings} if settings else {}
+        if n_processes > 1:
+            extra["distributed_config"] = DistributedConfig(tp_size=n_processes)
+        else:
+            extra["device_map"] = placement
         if placement == "auto":
             extra["offload_folder"] = str(cache_folder() / "offload")
         model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
-            device_map=placement,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

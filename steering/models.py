@@ -23,6 +23,8 @@ from steering.weights import BUNDLED_HUB_ID, BUNDLED_LABEL, PACKED_FILE, is_stan
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from steering.processes import Helps, Leads, Processes
+
 __all__ = ["ChatModel", "Message", "Quantization", "load_model", "weight_bytes"]
 
 Message = template.Message
@@ -40,6 +42,8 @@ class ChatModel:
         revision: the commit or the content hash of its files, "" if unknown.
         quantization: ``"8bit"`` or ``"4bit"`` if bitsandbytes holds its weights, else None.
         thinking: whether the template lets the model think aloud before it answers.
+        leader: who hands what is run here to the other processes, if several hold the model together.
+        helpers: other processes with the same model, which take their part of reading and scoring.
     """
 
     model: Any
@@ -49,6 +53,8 @@ class ChatModel:
     revision: str = ""
     quantization: Quantization | None = None
     thinking: bool = False
+    leader: Leads | None = field(default=None, repr=False)
+    helpers: Helps | None = field(default=None, repr=False)
     # Only one forward pass may carry hooks at a time; whoever steers holds this lock for the length of one step.
     lock: PassLock = field(default_factory=PassLock, repr=False)
 
@@ -124,10 +130,8 @@ class ChatModel:
         """A hash that names these weights: of the revision where there is one, else of the weights themselves."""
         digest = hashlib.sha256(f"{self.name} {self.revision}".encode() if self.revision else b"")
         if not self.revision:
-            for name, weight in _weights(self.model):
-                digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-                content: Any = weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
-                digest.update(content)
+            for name, weight in weights(self.model):
+                digest.update(as_bytes(name, weight))
         return digest.hexdigest()
 
     @property
@@ -160,7 +164,13 @@ class ChatModel:
         return own_words.encode(self.tokenizer, messages, self.thinking)
 
 
-def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def as_bytes(name: str, weight: torch.Tensor) -> bytes:
+    """What of a tensor goes into a fingerprint."""
+    content = weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
+    return f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + content.tobytes()
+
+
+def weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Every entry of the state dict; what lies on the disk (accelerate) is fetched a module at a time."""
     for path, module in model.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -179,6 +189,7 @@ def load_model(
     quantization: Quantization | None = None,
     thinking: bool = False,
     revision: str | None = None,
+    processes: Processes | None = None,
     progress: Progress = silent,
 ) -> ChatModel:
     """Load a chat model.
@@ -191,6 +202,7 @@ def load_model(
         quantization: ``"8bit"`` or ``"4bit"`` through bitsandbytes, on CPU and CUDA.
         thinking: for models that can think aloud before they answer.
         revision: commit of a hub id.
+        processes: those that load it together, each its part (`steering.shared_models` does more than load).
 
     Raises:
         ModelError: if there is no such model, its architecture is unknown, it has no chat template, or there is no
@@ -203,12 +215,14 @@ def load_model(
     config = read_config(folder)
     target = chosen_device(device)
     number_type = chosen_dtype(dtype, target)
-    placement = device_map(device, target, folder, config, number_type, quantization)
+    alone = processes is None
+    placement = device_map(device, target, folder, config, number_type, quantization) if alone else ""
     tokenizer = load_tokenizer(folder)
     progress("Loading the model", 3, 10)
-    model = load_weights(folder, number_type, placement, quantization)
+    model = load_weights(folder, number_type, placement, quantization, processes.size if processes else 1)
     progress("Loading the model", 8, 10)
-    if (folder / PACKED_FILE).is_file() and number_type == torch.bfloat16 and target.type == "cpu" and not quantization:
+    packs = alone and number_type == torch.bfloat16 and target.type == "cpu" and not quantization
+    if packs and (folder / PACKED_FILE).is_file():
         pack_weights(model, folder / PACKED_FILE)
     label = BUNDLED_LABEL if source == "bundled" else _label(source)
     # Other weights have another name, so that no direction made for the bundled ones is taken for theirs.

@@ -12,6 +12,7 @@ from torch import Tensor
 from steering.decoders import KeptRow, NewRow
 from steering.interventions import Steering
 from steering.key_values import KeyValues
+from steering.tensor_parallel import LedKeyValues
 
 if TYPE_CHECKING:
     from steering.directions import Direction
@@ -44,7 +45,7 @@ class ModuleDecoder:
     def __init__(self, model: ChatModel) -> None:
         self.model = model
         self._rows: list[_Row] = []
-        self._read = KeyValues()
+        self._read = KeyValues() if model.leader is None else LedKeyValues(model.leader)
         self._steering: Steering | None = None  # of all rows; made when a step needs it
         self._cosines = torch.zeros(0, model.n_layers)
 
@@ -61,17 +62,17 @@ class ModuleDecoder:
             groups.setdefault(len(row.prompt) - start if start else 0, []).append(place)
         parts, logits, cosines = [], [], []
         for group in groups.values():
-            part = _kept_together([(rows[place].kept, starts[place]) for place in group])
+            part = self._kept_together([(rows[place].kept, starts[place]) for place in group])
             found = self._prefill(part, [rows[place] for place in group], [starts[place] for place in group])
             parts.append(part)
             logits.append(found[0])
             cosines.append(found[1])
         order = torch.tensor([place for group in groups.values() for place in group]).argsort()
         with torch.inference_mode():
-            joined = KeyValues.joined(parts)
+            joined = parts[0].joined_with(parts[1:])
             if len(groups) > 1:
                 joined = joined.selected(order.tolist())
-            self._read = KeyValues.joined([self._read, joined])
+            self._read = self._read.joined_with([joined])
         self._rows += [_joined_row(row, start) for row, start in zip(rows, starts, strict=True)]
         self._steering = None
         self._cosines = torch.cat(cosines)[order]
@@ -129,6 +130,20 @@ class ModuleDecoder:
             ids[row, longest - len(own) :] = torch.tensor(own)
         return self._forward(self._steering_of(rows), read, ids, [len(row.prompt) for row in rows])
 
+    def _kept_together(self, rows: Sequence[tuple[KeptRow | None, int]]) -> KeyValues:
+        """The first tokens of kept rows as one batch, padded on the left.
+
+        Rows that keep nothing come among themselves.
+        """
+        parts = []
+        for kept, n_tokens in rows:
+            if kept is None or n_tokens == 0:
+                return self._read.like()
+            own = zip(kept.keys, kept.values, strict=True)
+            layers = [(keys[None, :, :n_tokens], values[None, :, :n_tokens]) for keys, values in own]
+            parts.append(self._read.like(layers, [n_tokens]))
+        return parts[0].joined_with(parts[1:])
+
     def _forward(self, steering: Steering, read: KeyValues, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         """One pass over ``ids``, ``[rows, new tokens]``, behind what has been read, which is added to.
 
@@ -158,18 +173,6 @@ class ModuleDecoder:
             raise
         read.lengths = lengths
         return logits, cosines
-
-
-def _kept_together(rows: Sequence[tuple[KeptRow | None, int]]) -> KeyValues:
-    """The first tokens of kept rows as one batch, padded on the left; rows that keep nothing come among themselves."""
-    parts = []
-    for kept, n_tokens in rows:
-        if kept is None or n_tokens == 0:
-            return KeyValues()
-        own = zip(kept.keys, kept.values, strict=True)
-        layers = [(keys[None, :, :n_tokens], values[None, :, :n_tokens]) for keys, values in own]
-        parts.append(KeyValues(layers, [n_tokens]))
-    return KeyValues.joined(parts)
 
 
 def _joined_row(row: NewRow, start: int) -> _Row:

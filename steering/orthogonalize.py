@@ -34,6 +34,7 @@ def orthogonalize(
     direction: Direction | None = None,
     out: str | Path | None = None,
     *,
+    revision: str | None = None,
     check: bool = True,
     progress: Progress = silent,
 ) -> Path:
@@ -46,6 +47,7 @@ def orthogonalize(
     Args:
         source: ``"bundled"``, a hub id, a folder, or a ``.gguf`` file.
         direction: what to take out; a must.
+        revision: a commit of the hub's repository; only for hub ids.
         out: the folder to make; a must. It appears when it is whole and checked, and not otherwise.
         check: compare the result with the ablated variant on 32 questions, and write on its card how near it is. For
             that each model is loaded, one after the other.
@@ -63,7 +65,7 @@ def orthogonalize(
         raise SteeringError("Say which direction to take out of the weights, and which folder to write.")
     target = Path(out).expanduser()
     require_free(target)
-    checkpoint = Checkpoint.read(model_folder(source, progress=progress), public_label(source))
+    checkpoint = Checkpoint.read(model_folder(source, revision, progress), public_label(source))
     direction.require_fit(checkpoint)
     write_edited_model(
         checkpoint,
@@ -73,6 +75,7 @@ def orthogonalize(
         Variant.ablated(direction) if check else None,
         lambda measured: ablated_model_card(source, checkpoint, direction, measured),
         progress,
+        revision,
     )
     if checkpoint.layout.norm_offset is not None:
         logger.warning(APPROXIMATION)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ class ReplyBatch:
             left_out.append(missing)
             for direction in variant.directions:  # also what acts on the answer only
                 direction.require_fit(self.model)
+        if self.model.leader is not None:  # a part of each row's keys and values lies in every process
+            request = replace(request, keeps=False, kept=None)
         replies = Replies(self.model, request, prompts, left_out)
         try:
             self._shared.join(replies)

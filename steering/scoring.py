@@ -93,10 +93,14 @@ def scorer_for(model: ChatModel, validation: ContrastSet, tokens: FirstTokens | 
 
     ``tick`` is told how far the unsteered passes are.
     """
-    if validation.has_responses:
-        return ResponseScorer(model, validation, tick)
-    assert tokens is not None, "a set of prompts needs first tokens"
-    return PromptScorer(model, validation, tokens, tick)
+
+    def own() -> Scorer:
+        if validation.has_responses:
+            return ResponseScorer(model, validation, tick)
+        assert tokens is not None, "a set of prompts needs first tokens"
+        return PromptScorer(model, validation, tokens, tick)
+
+    return own() if model.helpers is None else model.helpers.scorer(own, validation, tokens)
 
 
 def scores_of(

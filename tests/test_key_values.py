@@ -19,9 +19,8 @@ def row(length: int, seed: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def batch(*rows: list[tuple[Tensor, Tensor]]) -> KeyValues:
-    return KeyValues.joined(
-        [KeyValues([(k[None], v[None]) for k, v in layers], [layers[0][0].shape[1]]) for layers in rows]
-    )
+    first, *others = [KeyValues([(k[None], v[None]) for k, v in layers], [layers[0][0].shape[1]]) for layers in rows]
+    return first.joined_with(others)
 
 
 def same(found: list[tuple[Tensor, Tensor]], expected: list[tuple[Tensor, Tensor]]) -> bool:

@@ -35,6 +35,8 @@ LAYERS = (
         "out_of_memory",
         "own_words",
         "packed",
+        "processes",
+        "processes_here",
         "prompt_trees",
         "template",
         "tensor_files",
@@ -59,6 +61,7 @@ LAYERS = (
     ),
     (
         "candidate_search",
+        "data_parallel",
         "effect_curve",
         "finding",
         "preparation",
@@ -107,12 +110,14 @@ LAYERS = (
         "reply_steps",
         "row_cache",
         "sampling",
+        "shared_models",
+        "tensor_parallel",
         "thoughts",
         "weight_edits",
     ),
     ("attribution", "calibration", "evaluate", "explain"),
     ("preset_directions",),
-    ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "__main__", "ui"),
+    ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "cli_processes", "__main__", "ui"),
 )
 
 

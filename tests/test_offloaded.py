@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from steering import ContrastSet, Variant, difference_in_means, score_candidates, stream_side_by_side
 from steering.metrics import FirstTokens
-from steering.models import ChatModel, _weights
+from steering.models import ChatModel, weights
 
 FAMILIES = ("llama3", "gemma2", "qwen3-moe", "gpt-neox")  # one write, norms, experts, parallel blocks
 Pair = tuple[ChatModel, ChatModel]
@@ -86,7 +86,7 @@ def test_the_weights_have_the_same_name(pair: Pair) -> None:
     """What was scored with the model in memory is known again when it lies on the disk."""
     whole, away = pair
     assert whole.fingerprint == away.fingerprint
-    assert [name for name, _ in _weights(whole.model)] == list(whole.model.state_dict())
+    assert [name for name, _ in weights(whole.model)] == list(whole.model.state_dict())
 
 
 def test_an_embedding_on_the_disk(

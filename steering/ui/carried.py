@@ -115,7 +115,7 @@ def as_json(turns: Sequence[Turn], idea: str, model: Mapping[str, str]) -> str:
 
 def _told(turn: Turn) -> dict[str, Any]:
     records = parse(turn.log)
-    run: dict[str, Any] = next((content for kind, content in records if kind == "H"), {})
+    run: dict[str, Any] = next((content for kind, content in reversed(records) if kind == "H"), {})
     answers = []
     for place, column in enumerate(turn.columns):
         tokens = [
@@ -133,6 +133,7 @@ def _told(turn: Turn) -> dict[str, Any]:
         "question": turn.question,
         "layers": run.get("layers"),
         "layer": run.get("layer"),
+        **({"unit": run["unit"]} if "unit" in run else {}),  # what stands under "tokens", where those may be none
         "settings": turn.settings,
         "strength_moved": [{"token": n, "coefficient": c} for kind, (n, c) in _moves(records)],
         "answers": answers,

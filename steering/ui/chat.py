@@ -80,7 +80,7 @@ class Chat(ChatView):
         failed = False
         try:
             request = self._request(session, question, strength, settings)
-            live.settings = told(request)
+            live.settings = self._told(request)
             yield self.view(session)
             session.job = job = self.engine.ask(request)
             running = self.operator.activity.turn_started(session.key, rows=len(columns), kind="chat", stop=job.stop)
@@ -154,6 +154,10 @@ class Chat(ChatView):
             seconds=self.operator.limits.seconds,
         )
 
+    def _told(self, request: TurnRequest) -> dict[str, Any]:
+        """What a turn is written with, for whoever takes it home."""
+        return told(request)
+
     def _other(self, session: Session, dial: Dial) -> OtherIdea:
         idea = self.other_idea(session)
         return OtherIdea(idea, session.own.get(idea), dial)
@@ -185,6 +189,7 @@ class Chat(ChatView):
             live.log += state_line("prefill")
             return
         live.replies, live.thoughts = tick.texts, tick.thoughts
+        live.notes = tick.notes
         live.likeliest.update(tick.likeliest)
         live.log += state_line("running", rate=tick.rate)
         if tick.left_out:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -18,6 +18,9 @@ from steering.ui.model_choice import ModelChoice
 from steering.ui.scope import likeliest_line
 from steering.ui.session import Session, Sessions
 from steering.ui.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from steering.directions import Direction
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 NOT_HERE = "The link names an idea that is not on this page; “{}” stands here instead."
@@ -37,6 +40,21 @@ class ChatHandlers:
     def attach(self, use: gr.Button, page: gr.Blocks) -> None:
         """Give every component its handler. ``use`` takes up the direction that was made."""
         parts = self.parts
+        self.attach_talk()
+        for choice, handler in ((parts.beside, self.compare), (parts.other_idea, self.choose_other)):
+            self._answer(choice.input(handler, [choice], [*self.panes, *self._other], **QUICK))
+        parts.idea.input(self.choose, [parts.idea, parts.message], self._chosen, **QUICK)
+        newest = QUICK | {"trigger_mode": "always_last"}
+        parts.strength.change(self.turn_dial, [parts.strength], None, **newest)
+        parts.other_strength.change(self.turn_other_dial, [parts.other_strength], None, **newest)
+        parts.settings["third_answer"].change(self.opposite, [parts.settings["third_answer"]], [parts.scope], **QUICK)
+        parts.model.input(self.exchange, [parts.model], [parts.model_status], **QUICK)
+        use.click(self.use_own, [parts.message], [*self.taken_up, parts.tabs], **QUICK)
+        self._attach_watch(page)
+
+    def attach_talk(self) -> None:
+        """Give what asks, stops, goes back and is taken home its handler; nothing of this chooses anything."""
+        parts = self.parts
         asked = gr.on(
             [parts.ask.click, parts.message.submit],
             self.accept,
@@ -44,38 +62,31 @@ class ChatHandlers:
             [parts.message],
             **QUICK,
         )
-        again = parts.retry.click(self.accept_again, None, None, **QUICK)
-        beside = parts.beside.input(self.compare, [parts.beside], [*self.panes, *self._other], **QUICK)
-        other = parts.other_idea.input(self.choose_other, [parts.other_idea], [*self.panes, *self._other], **QUICK)
-        for accepted in (asked, again, beside, other):
-            accepted.then(
-                self.respond,
-                [parts.strength, *self.settings],
-                self.panes,
-                show_progress="hidden",
-                concurrency_limit=self.chat.operator.limits.visitors,
-                api_visibility="private",
-            ).then(self.give_back, [parts.message], [parts.message], **QUICK)
+        self._answer(asked)
+        self._answer(parts.retry.click(self.accept_again, None, None, **QUICK))
         parts.stop.click(self.stop, None, None, **QUICK)
         parts.undo.click(self.undo, None, self.panes, **QUICK)
         parts.edit.click(self.edit, [parts.message], [*self.panes, parts.message], **QUICK)
         parts.clear.click(self.clear, None, self.panes, **QUICK)
         for button, step in ((parts.branch_back, -1), (parts.branch_on, 1)):
             button.click(self._goer(step), None, self.panes, **QUICK)
-        parts.idea.input(self.choose, [parts.idea, parts.message], self._chosen, **QUICK)
-        newest = QUICK | {"trigger_mode": "always_last"}
-        parts.strength.change(self.turn_dial, [parts.strength], None, **newest)
-        parts.other_strength.change(self.turn_other_dial, [parts.other_strength], None, **newest)
-        parts.settings["third_answer"].change(self.opposite, [parts.settings["third_answer"]], [parts.scope], **QUICK)
         for button in parts.examples:
             button.click(lambda question: question, [button], [parts.message], **QUICK)
         parts.reset_settings.click(lambda: list(SETTINGS.values()), None, self.settings, **QUICK)
-        parts.model.input(self.exchange, [parts.model], [parts.model_status], **QUICK)
-        use.click(self.use_own, [parts.message], [*self._chosen, parts.idea, parts.tabs], **QUICK)
         # The page asks one at a time, and its next question must not be dropped because the last is just ending.
         parts.scope.select(self.look_at, None, [parts.looked], **QUICK, trigger_mode="multiple")
         self._attach_carried()
-        self._attach_watch(page)
+
+    def _answer(self, accepted: Any) -> None:
+        """Have what was accepted answered."""
+        accepted.then(
+            self.respond,
+            [self.parts.strength, *self.settings],
+            self.panes,
+            show_progress="hidden",
+            concurrency_limit=self.chat.operator.limits.visitors,
+            api_visibility="private",
+        ).then(self.give_back, [self.parts.message], [self.parts.message], **QUICK)
 
     def _attach_carried(self) -> None:
         parts, settings = self.parts, self.parts.settings
@@ -202,12 +213,21 @@ class ChatHandlers:
         session = self.sessions.of(request)
         direction = session.making.direction
         if direction is None:
-            return [gr.skip()] * (len(self._chosen) + 2)
+            return [gr.skip()] * (len(self.taken_up) + 1)
+        return [*self.take_up(session, direction, message), gr.Tabs(selected="chat")]
+
+    @property
+    def taken_up(self) -> list[Any]:
+        """The components that `take_up` sets."""
+        return [*self._chosen, self.parts.idea]
+
+    def take_up(self, session: Session, direction: Direction, message: str) -> list[Any]:
+        """Choose a direction as the idea of the chat, as the visitor's own if it is none of those there."""
         presets = ((name, self.chat.engine.known_direction(name)) for name in preset_names())
         known = next((key for key, one in (*session.own.items(), *presets) if one is direction), None)
         self.chat.choose(session, known or session.add_own(direction))
         idea = gr.update(choices=self.chat.choices(session), value=session.idea)
-        return [*self._chosen_values(session, message), idea, gr.Tabs(selected="chat")]
+        return [*self._chosen_values(session, message), idea]
 
     def _chosen_values(self, session: Session, message: str) -> list[Any]:
         strength = self.chat.strength(session)

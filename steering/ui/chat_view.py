@@ -168,10 +168,18 @@ def _messages(turn: Turn, column: str, is_live: bool) -> Messages:
     if column not in turn.columns:
         return [question, {"role": "assistant", "content": NOT_ASKED}]
     place = turn.columns.index(column)
-    answer = {"role": "assistant", "content": as_text(turn.replies[place])}
-    thought = turn.thoughts[place] if turn.thoughts else ""
-    if not thought:
-        return [question, answer]
-    status = "pending" if is_live and not turn.replies[place] else "done"  # what is done folds by itself
-    folded = {"role": "assistant", "content": as_text(thought), "metadata": {"title": "Thought", "status": status}}
-    return [question, folded, answer] if turn.replies[place] else [question, folded]
+    said: Messages = [question]
+    if thought := turn.thoughts[place] if turn.thoughts else "":
+        status = "pending" if is_live and not turn.replies[place] else "done"  # what is done folds by itself
+        said.append(_aside("Thought", thought, status))
+    if note := turn.notes[place] if turn.notes else "":
+        said.append(_aside("No more comes" if turn.replies[place] else "No answer", note))
+    if turn.replies[place] or len(said) == 1:
+        said.append({"role": "assistant", "content": as_text(turn.replies[place])})
+    return said
+
+
+def _aside(title: str, text: str, status: str | None = None) -> dict[str, Any]:
+    """A message that is not the answer: it stands apart from it, and is not copied with it."""
+    about = {"title": title} | ({"status": status} if status else {})
+    return {"role": "assistant", "content": as_text(text), "metadata": about}

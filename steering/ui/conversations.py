@@ -24,6 +24,7 @@ class Turn:
         note: what to say of it at the end.
         likeliest: by column and token number, from 1: what could have been said there.
         settings: what it was written with, for whoever takes the run home.
+        notes: what went wrong with each answer; empty where nothing can.
     """
 
     question: str
@@ -34,6 +35,7 @@ class Turn:
     note: str = ""
     likeliest: dict[tuple[int, int], Likeliest] = field(default_factory=dict, repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def reply_of(self, column: str) -> str:
         """The answer of a column; of one that was not there then, that of the first, which is the model as it is."""

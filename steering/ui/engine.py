@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import psutil
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.kept_rows import KeptRows
     from steering.models import ChatModel
+    from steering.processes import Processes
     from steering.progress import Progress
     from steering.ui.best_search import KeptSearch
     from steering.ui.turn import TurnRequest
@@ -43,6 +44,7 @@ class ModelOptions:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    processes: Processes | None = None  # those that hold the model together with this one
 
 
 @dataclass
@@ -121,9 +123,11 @@ class Engine:
             from transformers.utils import logging as transformers_logging
 
             from steering.models import load_model
+            from steering.shared_models import load_shared
 
             transformers_logging.disable_progress_bar()
-            model = load_model(
+            together = self.options.processes
+            model = (load_model if together is None else partial(load_shared, together))(
                 loading.source,
                 device=self.options.device,
                 dtype=self.options.dtype,
@@ -174,6 +178,11 @@ class Engine:
                 raise SteeringError(self.loading.error)
             raise SteeringError("The model is still loading. Wait until the button says “Ask all three”.")
         return self.model
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether another model can take the place of the one in use: not where other processes hold it too."""
+        return self.worker.in_this_process and self.options.processes is None
 
     @contextmanager
     def all_cores(self) -> Iterator[None]:
@@ -275,6 +284,20 @@ class Engine:
         self.desk.forget(visitor)  # first, or a reply that is still being written would be kept after this
         if "kept_rows" in self.__dict__:
             self.kept_rows.forget(visitor)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a question could be answered now."""
+        return self.model is not None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the status page says of the model."""
+        return {
+            "model": self.model.label if self.model else None,
+            "device": str(self.model.device) if self.model else None,
+            "loading": self.loading.label if self.loading and not self.loading.error else None,
+        }
 
     @property
     def state_words(self) -> str:

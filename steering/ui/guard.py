@@ -22,12 +22,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steering.contrast_files import FORMATS
+from steering.exchange_kinds import KIND_BY_ENDING
 from steering.ui.inputs import UNREADABLE
 from steering.ui.operator import ENDING, Operator
 
 UPLOAD = "/gradio_api/upload"
 CLOSED = ("/gradio_api/deep_link",)  # writes a whole conversation to the disk for whoever has its session's name
-KINDS = (*FORMATS, ".safetensors")
+KINDS = (*FORMATS, *KIND_BY_ENDING)
 FILES_AT_ONCE = 2
 ENVELOPE = 10_000  # bytes around the files of one upload
 LARGEST_EVENT = 1_000_000  # bytes; the votes of the blind test, which a browser keeps, are the longest thing sent

@@ -1,11 +1,12 @@
 """What stands on the page: every component, its id and its place; no event handler.
 
-Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #beside #pane-baseline
-#pane-ablated #pane-added #pane-fourth #pane-fifth #scope``. There are always five panes; the script shows as many as
-the log names columns. Looks are in ``assets/frame.css`` (colours, frame, container queries; inlined
-into the head) and ``assets/page.css`` (the rest, through ``css=``, which Gradio rewrites and prefixes). What the
-browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, save, strength words, keyboard and
-screen-reader repairs) and ``assets/scope*.js`` (everything that follows the log of `steering.ui.scope`).
+Ids are stable (browser tests and scripts rely on them): ``#message #ask #stop #strength #beside #pane-baseline #pane-
+ablated #pane-added #pane-fourth #pane-fifth #scope``, and ``#served`` where servers answer (`remote_page`). There are
+always five panes; the script shows as many as the log names columns. Looks are in ``assets/frame.css`` (colours,
+frame, container queries; inlined into the head) and ``assets/page.css`` (the rest, through ``css=``, which Gradio
+rewrites and prefixes). What the browser does by itself is in ``assets/page.js`` (theme, drawer, widen, copy, save,
+strength words, keyboard and screen-reader repairs) and ``assets/scope*.js`` (everything that follows the log of
+`steering.ui.scope`).
 """
 
 from __future__ import annotations
@@ -52,13 +53,15 @@ class Components:
     - ``thinking`` and ``thinking_acts`` are invisible until the model can think: ``gr.update(visible=True)``.
     - ``model_status`` is a read-only text; ``settings`` are the inputs that `SETTINGS` names, in its order.
     - ``edit`` should take the last turn back and put its question into ``message``.
-    - ``make_tab`` and ``blind_tab`` are empty; enter them again (``with components.make_tab:``) to fill them.
+    - ``make_tab``, ``blind_tab`` and ``home_tab`` are empty; enter them again (``with components.make_tab:``) to fill
+      them.
     """
 
     tabs: gr.Tabs
     chat_tab: gr.Tab
     make_tab: gr.Tab
     blind_tab: gr.Tab
+    home_tab: gr.Tab
     idea: gr.Radio
     message: gr.Textbox
     ask: gr.Button
@@ -105,6 +108,7 @@ def build_layout(
     answers: Sequence[Any] = ((),) * len(PLACES),
     log: str,
     limits: Limits,
+    foot: str = markup.FOOT,
 ) -> Components:
     """Create the whole page inside the current ``gr.Blocks(fill_width=True)``.
 
@@ -175,15 +179,18 @@ def build_layout(
             pass
         with gr.Tab("Blind test", id="blind", elem_id="tab-blind") as blind_tab:
             pass
+        with gr.Tab("Take it home", id="home", elem_id="tab-home") as home_tab:
+            pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
             how_it_works()
-    fixed(markup.FOOT, "foot")
+    fixed(foot, "foot")
     model_choice, model_status, settings, reset = settings_drawer(models, models_left_out, model, limits)
     return Components(
         tabs=tabs,
         chat_tab=chat_tab,
         make_tab=make_tab,
         blind_tab=blind_tab,
+        home_tab=home_tab,
         idea=idea_choice,
         message=message,
         ask=ask,
@@ -228,7 +235,9 @@ def page_options() -> dict[str, Any]:
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return {
         "theme": InkOnPaper(),
-        "css": "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css", "blind.css")),
+        "css": "".join(
+            (ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css", "blind.css", "home.css")
+        ),
         "head": f'<meta name="description" content="{markup.DESCRIPTION}">\n<style>\n{frame}\n</style>\n'
         f"<script>\n{script}\n</script>\n",
         "favicon_path": ASSETS / "favicon.svg",

@@ -14,6 +14,7 @@ from steering.ui.layout import Components
 from steering.ui.limits import Limits
 from steering.ui.make_handlers import SAMPLE, MakeHandlers
 from steering.ui.make_work import file_limits
+from steering.ui.pieces import DROPS_SCRIPT, focus_back, focus_on
 from steering.ui.session import Sessions
 from steering.ui.workbench import LONGEST_NAME
 
@@ -103,7 +104,7 @@ def _give(limits: Limits) -> dict[str, Any]:
             f'{allowed.characters:,} characters each · <a href="gradio_api/file={SAMPLE}" download>the sample as a file'
             "</a></p>"
         )
-        gr.HTML(html_template=hint, js_on_load=_DROPS_SCRIPT, apply_default_css=False, elem_id="make-limits")
+        gr.HTML(html_template=hint, js_on_load=DROPS_SCRIPT, apply_default_css=False, elem_id="make-limits")
     return {"upload": upload, "upload_negative": negative, "sample": sample}
 
 
@@ -182,7 +183,7 @@ def _attach(tab: MakeTab, handlers: MakeHandlers, best: BestHandlers, components
     tab.sample.click(handlers.use_sample, [tab.name], [*given, *files], **_SHORT)
     long = {
         "outputs": [tab.progress, tab.compute, tab.best, tab.cancel, *result],
-        "js": _FOCUS_CANCEL,
+        "js": focus_on("cancel-compute", "compute"),
         "show_progress": "hidden",
         "concurrency_limit": VISITORS_AT_ONCE,
         "api_visibility": "private",
@@ -194,7 +195,7 @@ def _attach(tab: MakeTab, handlers: MakeHandlers, best: BestHandlers, components
         (tab.relax.click(best.relax, None, **long), "find-best"),
         (tab.measure.click(best.measure, None, **long), "find-best"),
     ):
-        finding.then(None, None, None, js=_FOCUS_BACK % focus, **_SHORT)
+        finding.then(None, None, None, js=focus_back(focus), **_SHORT)
     tab.cancel.click(handlers.cancel, None, None, queue=False, show_progress="hidden", api_visibility="private")
     tab.card.select(handlers.press, None, result, **_SHORT)
     gr.on([tab.position.input, tab.layer.input], handlers.pick, [tab.position, tab.layer], result, **_LAST)
@@ -245,38 +246,5 @@ watch('value', () => {
   if (box && chosen && box.scrollWidth > box.clientWidth) box.scrollLeft = chosen.offsetLeft - box.clientWidth / 2;
 });
 """
-
-
-# Gradio gives every box for files the same name; here each says what it is for. They are mounted anew now and then.
-_DROPS_SCRIPT = """
-const tab = element.closest('.make');
-const name = () => {
-  for (const box of tab.querySelectorAll('.drop')) {
-    const button = box.querySelector('button.upload-container');
-    const label = box.querySelector('[data-testid=block-label]');
-    if (!button || !label) continue;
-    const words = `${label.textContent.trim()}: ${button.innerText.trim()}`;
-    if (button.getAttribute('aria-label') !== words) button.setAttribute('aria-label', words);
-  }
-};
-new MutationObserver(name).observe(tab, { childList: true, subtree: true });
-name();
-"""
-
-# The buttons that start and “Cancel” take turns: whoever pressed one with the keyboard goes on at the other.
-_FOCUS_CANCEL = """(...inputs) => {
-  const end = performance.now() + 3000;
-  const look = () => {
-    const cancel = document.getElementById('cancel-compute');
-    if (cancel && !document.getElementById('compute')) {
-      if (document.activeElement === document.body) cancel.focus();
-    } else if (performance.now() < end) requestAnimationFrame(look);
-  };
-  requestAnimationFrame(look);
-  return inputs;
-}"""
-_FOCUS_BACK = """() => requestAnimationFrame(() => {
-  if (document.activeElement === document.body) document.getElementById('%s')?.focus({ preventScroll: true });
-})"""
 
 __all__ = ["MakeTab", "build_make_tab"]

@@ -78,13 +78,13 @@ def _shortened(text: str) -> str:
     return line if len(line) <= LONGEST_EXAMPLE else line[: LONGEST_EXAMPLE - 1].rstrip() + "…"
 
 
-def progress_html(part: float | None, words: str, more: str = "") -> str:
-    """The bar, or only its words while nothing can be measured (``part`` None)."""
+def progress_html(part: float | None, words: str, more: str = "", label: str = "Finding the direction") -> str:
+    """The bar, or only its words while nothing can be measured (``part`` None); ``label`` names it, and is ours."""
     bar = ""
     if part is not None:
         percent = round(100 * min(1.0, max(0.0, part)))
         bar = (
-            f'<div class="progress" role="progressbar" aria-label="Finding the direction" aria-valuemin="0" '
+            f'<div class="progress" role="progressbar" aria-label="{label}" aria-valuemin="0" '
             f'aria-valuemax="100" aria-valuenow="{percent}"><i style="width:{percent}%"></i></div>'
         )
     after = f" · {escaped(more)}" if more else ""

@@ -142,13 +142,27 @@ def load_direction(path: str, model: ChatModel) -> Direction:
     """
     from steering.directions import Direction
 
+    return checked_direction(Direction.load(require_small(path), model), model)
+
+
+def require_small(path: str) -> Path:
+    """The path of a visitor's file; raises DirectionError if it is larger than a direction's may be."""
     file = Path(path)
     if (size := file.stat().st_size) > LARGEST_DIRECTION_FILE:
         raise DirectionError(
             f"{file.name} has {size:,} bytes, more than the {LARGEST_DIRECTION_FILE:,} allowed for a direction: choose "
             "a file downloaded from this playground."
         )
-    direction = Direction.load(file, model)
+    return file
+
+
+def checked_direction(direction: Direction, model: ChatModel) -> Direction:
+    """A direction that was read, if the model in use can take it; what its card gets wrong is left out.
+
+    Raises:
+        DirectionError: if it was made for another model, or is too short to be one.
+    """
+    direction.require_fit(model)
     if not fits_model(direction, model.name, model.revision):
         made_for = str(direction.card.get("model_label") or direction.card.get("model") or "an unnamed model")[:80]
         raise DirectionError(

@@ -28,8 +28,8 @@ class ModelChoice:
         self.first = first if anything or first in (*self._entries, *self._others) else "bundled"
 
     def choices(self) -> list[tuple[str, str]]:
-        """(label, id) of what fits here; where other processes do the work, the one they were forked with."""
-        if not self.engine.worker.in_this_process:
+        """(label, id) of what fits here; where other processes have a part in it, the one they have."""
+        if not self.engine.exchanges:
             entry = self._entries.get(self.first)
             return [(self._label(entry) if entry else _short(self.first), self.first)]
         offered = [(self._label(entry), entry.id) for entry in self._entries.values() if self._fits(entry)[0]]
@@ -40,7 +40,7 @@ class ModelChoice:
 
     def left_out(self) -> list[tuple[str, str]]:
         """(label, sentence) of what does not fit here."""
-        if not self.engine.worker.in_this_process:
+        if not self.engine.exchanges:
             return []
         verdicts = [(entry, *self._fits(entry)) for entry in self._entries.values()]
         return [(entry.label, sentence) for entry, good, sentence in verdicts if not good]

@@ -12,6 +12,7 @@ from steering.ui.activity import Activity
 from steering.ui.journal import note
 from steering.ui.limits import Limits
 from steering.ui.rate import Rate, address_of
+from steering.ui.take_home_rules import TakeHome
 
 ENDING = "The playground is being stopped. Your conversation ends here; come back in a while."
 LAST_STEP = 5.0  # seconds at most for a turn that was stopped: it sees so between two steps of the model
@@ -24,6 +25,7 @@ class Operator:
     Args:
         limits: as the command line and the environment say.
         behind_proxy: whether ``X-Forwarded-For`` is written by a proxy of ours.
+        take_home: what visitors may take with them; by default no more than a direction's file.
         clock: seconds that only grow; given by tests.
 
     Attributes:
@@ -31,6 +33,7 @@ class Operator:
         activity: what runs.
         ending: set once the program was asked to end.
         visitors: how many sessions are remembered; the page says where they are counted.
+        forget_everyone: at the very end: what was written for visitors to download goes; the page says what that is.
     """
 
     def __init__(
@@ -38,14 +41,17 @@ class Operator:
         limits: Limits | None = None,
         *,
         behind_proxy: bool = False,
+        take_home: TakeHome | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits()
+        self.take_home = take_home or TakeHome()
         self.behind_proxy = behind_proxy
         self.rate = Rate(self.limits, clock)
         self.activity = Activity(clock)
         self.ending = threading.Event()
         self.visitors: Callable[[], int] = lambda: 0
+        self.forget_everyone: Callable[[], None] = lambda: None
 
     def admit(self, request: Any) -> str:
         """Whether a visitor's question is taken: "" if it is, else the sentence to show.
@@ -78,6 +84,7 @@ class Operator:
             self.activity.wait_until_idle(LAST_STEP)
         if running:
             time.sleep(LAST_WORDS)
+        self.forget_everyone()
 
 
 def on_signals(first: Callable[[], None]) -> None:

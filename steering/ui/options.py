@@ -5,16 +5,23 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from steering.errors import SteeringError
 from steering.ui.journal import FORMATS
 from steering.ui.limits import Limits, add_options, variable
+from steering.ui.take_home_rules import CHOICES, FOLDER, TakeHome
+
+if TYPE_CHECKING:
+    from steering.ui.remote_endpoints import Endpoint
 
 
 def parsed(
     arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ
 ) -> tuple[argparse.Namespace, Limits]:
     """What the command line and the environment say; ends the program with a sentence and status 2 when they are wrong.
+
+    The options have one more entry, ``home``: what visitors may take with them.
 
     Args:
         arguments: the words after the program's name; None: those of this process.
@@ -26,12 +33,27 @@ def parsed(
         limits = Limits.of(vars(options), environment)
         if options.log_format not in FORMATS:
             raise SteeringError(f"STEERING_LOG_FORMAT must be {' or '.join(FORMATS)}, not “{options.log_format}”.")
+        if options.remote and (options.model or limits.models):
+            raise SteeringError("--remote shows servers in the place of a model: leave --model and --models out.")
         options.model = options.model or (limits.models[0] if limits.models else "bundled")
         if limits.models and options.model not in limits.models:
             raise SteeringError(f"--model {options.model} is not among --models: add it there, or leave --model out.")
+        options.endpoints = _endpoints(options.remote)
+        options.home = _take_home(options, environment)
     except SteeringError as error:
         parser.exit(2, f"{error}\n")
     return options, limits
+
+
+def _take_home(options: argparse.Namespace, environment: Mapping[str, str]) -> TakeHome:
+    """What may be taken home; behind a proxy others reach the page, whatever its host."""
+    asked = options.take_home or environment.get(variable("take_home"))
+    return TakeHome.of(
+        asked=asked or ("off" if options.behind_proxy else None),
+        folder=options.exports or environment.get(variable("exports")),
+        host=options.host,
+        environment=environment,
+    )
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -66,8 +88,33 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=_is_set(environment, "behind_proxy") or bool(environment.get("SPACE_ID")),
         help="believe X-Forwarded-For; only for a server that nobody reaches but through a proxy that writes it",
     )
+    parser.add_argument(
+        "--remote",
+        action="append",
+        metavar="COLUMN=URL",
+        help="three times, for baseline, ablated and added: answer from OpenAI-compatible servers instead of a model "
+        "here, as in baseline=http://127.0.0.1:8001/v1,model=NAME; a key comes from STEERING_REMOTE_KEY alone",
+    )
+    home = parser.add_argument_group("taking models home", "Directions’ files may always be taken.")
+    home.add_argument(
+        "--take-home",
+        choices=CHOICES,
+        default=None,
+        help="whether the page writes edited models and sends them to the hub with this machine's account (default: on "
+        "where only this machine reaches it, and off on a Space)",
+    )
+    home.add_argument("--exports", metavar="DIR", default=None, help=f"where it writes them (default: ./{FOLDER})")
     add_options(parser)
     return parser
+
+
+def _endpoints(remote: list[str] | None) -> tuple[Endpoint, ...]:
+    """The servers of the remote mode; none without one."""
+    if not remote:
+        return ()
+    from steering.ui.remote_endpoints import read_endpoints
+
+    return read_endpoints(remote)
 
 
 def _is_set(environment: Mapping[str, str], name: str) -> bool:

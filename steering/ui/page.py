@@ -19,6 +19,7 @@ from steering.ui.make import build_make_tab
 from steering.ui.model_choice import ModelChoice
 from steering.ui.operator import Operator
 from steering.ui.session import Session, Sessions
+from steering.ui.take_home import build_home_tab
 
 
 def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> Page:
@@ -26,6 +27,7 @@ def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> Page:
     chat = Chat(engine, operator)
     sessions = Sessions(FIRST_IDEA, operator.limits.sessions)
     operator.visitors = lambda: len(sessions)
+    operator.forget_everyone = sessions.end_all
     nobody = Session("", FIRST_IDEA)
     first = chat.strength(nobody)
     with Page(fill_width=True, title="Steering playground", delete_cache=(3600, 3600)) as page:
@@ -59,7 +61,9 @@ def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> Page:
         )
         make = build_make_tab(components, engine, sessions, operator.limits)
         build_blind_tab(components, chat, sessions)
-        ChatHandlers(chat, sessions, components, models).attach(make.use, page)
+        handlers = ChatHandlers(chat, sessions, components, models)
+        build_home_tab(components, chat, sessions, handlers)
+        handlers.attach(make.use, page)
         add_endpoints(engine, operator)
 
         def leave(request: gr.Request) -> None:

@@ -7,11 +7,11 @@ the drawing anew, so a new turn begins a new log.
 ===========================================  =======================================================================
 line                                         meaning
 ===========================================  =======================================================================
-``H|{json}``                                 a run: ``run, layers, layer, max_new_tokens, coefficient, recorded``
-                                             (`header`)
+``H|{json}``                                 a run: ``run, layers, layer, max_new_tokens, coefficient, recorded,
+                                             unit`` (`header`)
 ``I|{json}``                                 the columns and the strength's zones: ``names, short, looks, added, sweet,
-                                             end, dose`` (`columns_line`, `idea_line`); may be sent without a run, for
-                                             example when another idea is chosen
+                                             end, dose, no_plot`` (`columns_line`, `idea_line`); may be sent without a
+                                             run, for example when another idea is chosen
 ``S|{json}``                                 ``state, message, rate, button`` (`state_line`); absent keys are empty
 ``T|number|column|token|cosines``            one token: number from 1; column 0 to 4, of which 0 is the answer that the
                                              others are compared with; text percent-encoded; base64 of int8
@@ -57,12 +57,14 @@ def header(
     max_new_tokens: int,
     coefficient: float = 0.0,
     recorded: str = "",
+    unit: str = "",
 ) -> str:
     """The first line of a run. ``layer`` is the steered layer, or None when the direction is not tied to one.
 
     ``run`` must differ from the previous run's: the chart keeps a zoom as long as it stays the same. ``recorded`` says
     that the run was recorded earlier, and how: the command that made it. The page then says so, shows the answers
-    from their beginning, and can play them again.
+    from their beginning, and can play them again. ``unit`` is what the log's ``T`` lines are where they are not known
+    to be tokens; a run may be headed again when that becomes known.
     """
     return _json_line(
         "H",
@@ -72,6 +74,7 @@ def header(
         max_new_tokens=max_new_tokens,
         coefficient=coefficient,
         recorded=recorded,
+        unit=unit,
     )
 
 
@@ -84,6 +87,7 @@ def columns_line(
     sweet: tuple[float, float] | None = None,
     end: float | None = None,
     dose: float | None = None,
+    no_plot: str = "",
 ) -> str:
     """Names and looks of the columns, and the strength's zones.
 
@@ -93,7 +97,7 @@ def columns_line(
     is the measured sweet spot in units of the coefficient; the text breaks above its upper end. ``end`` is the right
     end of the slider (also set ``maximum`` of the Slider to it). Without ``sweet`` the page shows a plain track and
     says that this direction was not measured. ``dose`` is how long a coefficient of 1 is, in parts of the stream's
-    usual length.
+    usual length. ``no_plot`` is a sentence that stands in the place of chart and map, where there are no cosines.
 
     Raises:
         ValueError: if there are not two to five columns, or a column lacks a name or a look that exists.
@@ -114,6 +118,7 @@ def columns_line(
         sweet=None if sweet is None else list(sweet),
         end=end,
         dose=None if dose is None else round(dose, 4),
+        no_plot=no_plot,
     )
 
 
@@ -277,6 +282,7 @@ _TEMPLATE = f"""
       <h2>{CHART_TITLE}</h2><span class="which" id="sc-which"></span>
     </div>
     {INSPECTOR}
+    <p id="sc-no-plot"></p>
     <div class="plot">
       <div id="sc-line"></div>
       <div id="sc-names" aria-hidden="true">{"<span></span>" * (len(PLACES) + 1)}</div>

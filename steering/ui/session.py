@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.ui.columns import SETS
@@ -56,6 +58,43 @@ class BlindTest:
 
 
 @dataclass
+class TakingHome:
+    """What stands on the “Take it home” tab.
+
+    Attributes:
+        job: an edited model being written, or something being sent to the hub; one at a time.
+        busy: whether there is one, or will be at once.
+        written: the folders that this visitor had written, by their names.
+        looked_at: what, the repository and whether it is public, of the files that were shown before they are sent.
+        default_name: the folder's name as it was suggested.
+        shown_for: name and revision of the model that the tab was last shown for; None before that.
+    """
+
+    job: Reports | None = None
+    busy: bool = False
+    written: dict[str, Path] = field(default_factory=dict)
+    looked_at: tuple[str, str, bool] | None = None
+    default_name: str = ""
+    shown_for: tuple[str, str] | None = None
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where files to download are written; gone with the visitor."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="take-home-")
+        return Path(self._folder.name)
+
+    def end(self) -> None:
+        """End what runs, and remove the files."""
+        if self.job is not None:
+            self.job.stop()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+@dataclass
 class Session:
     """One visitor. Each idea has a conversation of its own, so choosing another loses nothing.
 
@@ -103,6 +142,7 @@ class Session:
     refused: Loading | None = None
     making: Making = field(default_factory=Making)
     blind: BlindTest = field(default_factory=BlindTest)
+    home: TakingHome = field(default_factory=TakingHome)
 
     @property
     def is_busy(self) -> bool:
@@ -127,8 +167,14 @@ class Session:
         return key
 
     def stop(self) -> None:
+        """End the reply that is being written."""
         if self.job is not None:
             self.job.stop()
+
+    def end(self) -> None:
+        """The visitor has left: end whatever runs for them."""
+        self.stop()
+        self.home.end()
 
 
 class Sessions:
@@ -154,12 +200,20 @@ class Sessions:
             self._sessions[key] = session
             while len(self._sessions) > self.kept:
                 _, oldest = self._sessions.popitem(last=False)
-                oldest.stop()
+                oldest.end()
             return session
+
+    def end_all(self) -> None:
+        """Everybody has left."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+            self._sessions.clear()
+        for session in sessions:
+            session.end()
 
     def close(self, request: Any) -> None:
         """Forget a visitor who left, and end what runs for them."""
         with self._lock:
             session = self._sessions.pop(request.session_hash or "", None)
         if session is not None:
-            session.stop()
+            session.end()

@@ -47,7 +47,7 @@ def routes(engine: Engine, operator: Operator, *, queue: Callable[[], int], stat
 
     async def health(_request: Request) -> Response:
         ending = operator.ending.is_set()
-        answer = {"ok": not ending, "model_loaded": engine.model is not None}
+        answer = {"ok": not ending, "model_loaded": engine.is_ready}
         return JSONResponse(answer, 503 if ending else 200, headers=_FRESH)
 
     async def as_json(_request: Request) -> Response:
@@ -71,13 +71,11 @@ _FRESH = {"Cache-Control": "no-store"}
 
 def status(engine: Engine, operator: Operator, queue: int) -> Facts:
     """What the status page says; numbers and the model's name, nothing of a visitor."""
-    model, activity, limits = engine.model, operator.activity, operator.limits
+    activity, limits = operator.activity, operator.limits
     return {
         "version": library_version(),
         "uptime_seconds": round(activity.uptime),
-        "model": model.label if model else None,
-        "device": str(model.device) if model else None,
-        "loading": engine.loading.label if engine.loading and not engine.loading.error else None,
+        **engine.facts,
         "memory_mb": round(psutil.Process().memory_info().rss / 1e6),
         "gpu_memory_mb": _gpu_memory(),
         "visitors": operator.visitors(),

@@ -114,7 +114,8 @@ class TurnRequest:
 class Tick:
     """News for the page: new lines for the log, the replies so far, and how fast they come.
 
-    ``likeliest`` has what could have been said at each new token, by column and token number.
+    ``likeliest`` has what could have been said at each new token, by column and token number; ``notes`` is what went
+    wrong with each answer.
     """
 
     lines: str
@@ -126,6 +127,7 @@ class Tick:
     left_out: int = 0
     started: bool = False
     layer: int | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 class TurnWriter:
@@ -215,6 +217,8 @@ class TurnWriter:
     def keep(self, replies: Replies, kept_rows: KeptRows) -> None:
         """Keep the keys and values of a turn that has left its batch for the visitor's next one."""
         if not self.request.owner:
+            return
+        if not replies.request.keeps:
             return
         rows = zip(self.request.columns, replies.keep(), replies.conditions, strict=True)
         for column, row, condition in rows:
