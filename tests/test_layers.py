@@ -115,7 +115,7 @@ LAYERS = (
         "thoughts",
         "weight_edits",
     ),
-    ("attribution", "calibration", "evaluate", "explain"),
+    ("attribution", "calibration", "evaluate", "explain", "head_attention", "suffixes"),
     ("preset_directions",),
     ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "cli_processes", "__main__", "ui"),
 )
