@@ -115,9 +115,9 @@ LAYERS = (
         "thoughts",
         "weight_edits",
     ),
-    ("attribution", "calibration", "evaluate", "explain", "head_attention", "suffixes"),
+    ("attribution", "calibration", "evaluate", "explain", "explain_tables", "head_attention", "suffixes"),
     ("preset_directions",),
-    ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "cli_processes", "__main__", "ui"),
+    ("cli", "cli_chat", "cli_explain", "cli_exchange", "cli_hub", "cli_output", "cli_processes", "__main__", "ui"),
 )
 
 
