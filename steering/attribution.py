@@ -9,7 +9,7 @@ divides by at the token is taken as it is, which keeps the sums exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -38,10 +38,10 @@ class Attribution:
     Attributes:
         ids: the tokens, ``n``.
         embedding: what the tokens' embeddings bring along, ``[n]``.
-        heads: ``[n_layers, n_heads, n]``.
+        heads: of the blocks that were looked at, ``[n_layers, n_heads, n]``.
         attention_bias: what the bias of each attention's output adds, ``[n_layers, n]``.
         mlps: ``[n_layers, n]``.
-        total: ⟨x, r̂⟩ of what leaves the last block, ``[n]``.
+        total: ⟨x, r̂⟩ of what they make together, ``[n]``.
     """
 
     ids: list[int]
@@ -62,36 +62,46 @@ class Attribution:
         return [(place // self.n_heads, place % self.n_heads, float(at_token[place])) for place in places]
 
 
-def attribute(model: ChatModel, ids: Sequence[int], direction: Direction) -> Attribution:
+def attribute(model: ChatModel, ids: Sequence[int], direction: Direction, layer: int | None = None) -> Attribution:
     """Attribute the projection on r̂ of a prompt's residual stream, at every token, of the model as it is.
 
     Args:
         ids: the prompt's tokens, at least one; for instance ``model.encode(messages)``.
         direction: what is projected on, its ``ablation_unit``.
+        layer: attribute the stream that this block reads, from 1 on: what only the blocks before it have written. By
+            default that which leaves the last.
 
     Raises:
         ModelError: if the model adds to its stream in a way that is not known here, so that the sum is not the whole.
         DirectionError: if the direction does not fit the model.
     """
     direction.require_fit(model)
-    reader = _Reader(model, direction.ablation_unit)
-    with torch.inference_mode(), model.lock, ExitStack() as stack:
+    n_blocks = model.n_layers if layer is None else layer
+    if not 1 <= n_blocks <= model.n_layers:
+        raise ModelError(f"There is nothing written before layer {n_blocks}. Choose one from 1 to {model.n_layers}.")
+    reader = _Reader(model, direction.ablation_unit, n_blocks)
+    with torch.inference_mode(), model.lock, ExitStack() as stack, suppress(_Enough):
         reader.enter(stack)
         model.model.base_model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
     return reader.attribution(list(ids))
 
 
+class _Enough(Exception):
+    """Ends a pass in which everything needed has been read."""
+
+
 class _Reader:
     """Hooks that project what is written in one pass over one prompt, as it is written; nothing wider is kept."""
 
-    def __init__(self, model: ChatModel, unit: Tensor) -> None:
+    def __init__(self, model: ChatModel, unit: Tensor, n_blocks: int) -> None:
         self._model = model
+        self._n_blocks = n_blocks
         self._dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self._unit = unit.to(self._dtype)
         layout = find_layout(model.config.model_type)
         self._norm_offset = layout.norm_offset
         path = layout.projections[0][0]  # of the first write, which is the attention's in every family
-        self._projections = [attrgetter(path)(block) for block in model.architecture.blocks]
+        self._projections = [attrgetter(path)(block) for block in model.architecture.blocks[:n_blocks]]
         self._scale = float(getattr(model.config, "residual_multiplier", None) or 1.0)  # Granite's
         self._entered: Tensor | None = None
         self._inputs: dict[int, Tensor] = {}
@@ -104,8 +114,9 @@ class _Reader:
         architecture = self._model.architecture
         first = architecture.blocks[0].register_forward_pre_hook(self._on_first, with_kwargs=True)
         stack.callback(first.remove)
-        stack.callback(architecture.final_norm.register_forward_pre_hook(self._on_last).remove)
-        for layer, (projection, writes) in enumerate(zip(self._projections, architecture.writes, strict=True)):
+        after = [*architecture.blocks, architecture.final_norm][self._n_blocks]
+        stack.callback(after.register_forward_pre_hook(self._on_last, with_kwargs=True).remove)
+        for layer, (projection, writes) in enumerate(zip(self._projections, architecture.writes, strict=False)):
             stack.callback(projection.register_forward_hook(self._on_projection(layer)).remove)
             for number, write in enumerate(writes):
                 stack.callback(write.register_forward_hook(self._on_write(layer, number)).remove)
@@ -119,9 +130,11 @@ class _Reader:
         hidden = args[0] if args else kwargs["hidden_states"]
         self._entered = self._along(hidden).cpu()
 
-    def _on_last(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._last = self._along(args[0]).cpu()
-        self._length = args[0][0].to(self._dtype).norm(dim=-1).cpu()
+    def _on_last(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self._last = self._along(hidden).cpu()
+        self._length = hidden[0].to(self._dtype).norm(dim=-1).cpu()
+        raise _Enough
 
     def _on_projection(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
@@ -158,7 +171,7 @@ class _Reader:
         Raises:
             ModelError: if it is not the whole.
         """
-        layers = range(self._model.n_layers)
+        layers = range(self._n_blocks)
         heads = torch.stack([self._inputs[layer][:-1] for layer in layers])
         bias = torch.stack([self._inputs[layer][-1] for layer in layers])
         mlps = torch.stack([self._written[layer, 1] for layer in layers])

@@ -39,7 +39,7 @@ def explain_to(
     profiles: dict[str, Profile] = {"the prompt": layer_profile(model, direction, [Example(tuple(messages))])}
     if options.data:
         profiles |= _sides(options.data, model, direction, progress)
-    heads = attribute(model, model.encode(messages), direction)
+    heads = attribute(model, model.encode(messages), direction, direction.layer or None)
     tokens = neighbours(model, direction)
     said: dict[str, Any] = {
         "layers": [tables.peak_said(model, group, found) for group, found in profiles.items()],

@@ -78,9 +78,9 @@ def _looks(found: SuffixAnalysis) -> list[tuple[str, Look]]:
 
 def heads_said(found: Attribution, n: int = 3, token: int = -1) -> list[str]:
     """The heads that wrote most of r̂ at a token, a sentence each."""
-    total = float(found.total[token])
+    total, before = float(found.total[token]), found.heads.shape[0]
     return [
-        f"Layer {layer}, head {head} wrote {value:+.3g} along the direction, of {total:+.3g} in all."
+        f"Layer {layer}, head {head} wrote {value:+.3g} along the direction, of {total:+.3g} before layer {before}."
         for layer, head, value in found.top_heads(n, token)
     ]
 

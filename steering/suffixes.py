@@ -50,7 +50,7 @@ class SuffixAnalysis:
     """A prompt as it is, with the suffix, and with random suffixes of as many tokens.
 
     Attributes:
-        top_heads: those that write most of r̂ in the prompt as it is, as (layer, head).
+        top_heads: those that write most of r̂ in the prompt as it is, before the direction's layer, as (layer, head).
     """
 
     top_heads: list[Head]
@@ -96,7 +96,7 @@ def analyse_suffix(
             f"With the suffix the prompt has {length} tokens; {model.label} reads at most {model.max_length}. "
             "Shorten it."
         )
-    found = attribute(model, _ids(model, prompt), direction)
+    found = attribute(model, _ids(model, prompt), direction, direction.layer or None)
     top = [(layer, head) for layer, head, _ in found.top_heads(n_heads)]
     n_done, n_all = 0, n_random + 2
 
@@ -156,7 +156,7 @@ def _look(model: ChatModel, direction: Direction, prompt: str, suffix: str, head
     messages = [{"role": "user", "content": f"{prompt} {suffix}".strip()}]
     ids = model.encode(messages)
     parts = parts_of_prompt(model, messages, {INSTRUCTION: prompt} | ({SUFFIX: suffix} if suffix else {}))
-    written = attribute(model, ids, direction)
+    written = attribute(model, ids, direction, direction.layer or None)
     return Look(
         suffix,
         layer_profile(model, direction, [Example(tuple(messages))]).cosines[0],

@@ -34,6 +34,20 @@ def test_every_head_and_every_write_and_their_sum(name: str, tiny: Callable[[str
     assert oracle.count_hooks(model.model) == 0
 
 
+@pytest.mark.parametrize("name", ["llama3", "gemma2", "gpt-neox"])
+def test_what_a_layer_reads(name: str, tiny: Callable[[str], ChatModel]) -> None:
+    model = tiny(name)
+    direction = oracle.make_direction(model, layer=2)
+    ids = model.encode(PROMPT)
+    whole, found = attribute(model, ids, direction), attribute(model, ids, direction, layer=2)
+    assert found.heads.shape[0] == found.mlps.shape[0] == 2
+    torch.testing.assert_close(found.heads, whole.heads[:2])
+    rest = whole.heads[2:].sum(dim=(0, 1)) + whole.attention_bias[2:].sum(dim=0) + whole.mlps[2:].sum(dim=0)
+    torch.testing.assert_close(found.total, whole.total - rest, atol=1e-4, rtol=0)
+    with pytest.raises(ModelError, match="nothing written before layer 0"):
+        attribute(model, ids, direction, layer=0)
+
+
 def test_top_heads(tiny: Callable[[str], ChatModel]) -> None:
     model = tiny("llama3")
     found = attribute(model, model.encode(PROMPT), oracle.make_direction(model, layer=1))

@@ -105,13 +105,13 @@ def test_shares_add_up() -> None:
 
 def test_analysis(tiny: Tiny) -> None:
     model = tiny("llama3")
-    direction = oracle.make_direction(model, layer=1)
+    direction = oracle.make_direction(model, layer=2)
     told: list[float] = []
     found = analyse_suffix(model, direction, PROMPT, ENDING, seed=3, progress=lambda _, done, total: told.append(done))
     assert told == list(range(22))
     whole = model.encode(message(f"{PROMPT} {ENDING}"))
-    written = attribute(model, whole, direction)
-    plain = attribute(model, model.encode(message(PROMPT)), direction)
+    written = attribute(model, whole, direction, layer=2)
+    plain = attribute(model, model.encode(message(PROMPT)), direction, layer=2)
     assert found.top_heads == [(layer, head) for layer, head, _ in plain.top_heads(3)]
     expected = [float(written.heads[layer, head, -1]) for layer, head in found.top_heads]
     assert found.with_suffix.heads.tolist() == expected
