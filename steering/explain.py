@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steering.activations import EXAMPLES_A_BATCH, ResidualReader
 from steering.errors import DirectionError
+from steering.figures import auroc
 from steering.interventions import Steering, Variant
 from steering.progress import Progress, silent
 
@@ -121,6 +122,49 @@ def _through_final_norm(model: ChatModel, unit: Tensor) -> Tensor:
     factors = (norm(signs) - norm(-signs)).float() / 2 * signs.float()
     unit = unit.to(factors)
     return factors * (unit - unit.mean() if takes_mean else unit)
+
+
+@dataclass(frozen=True, eq=False)
+class BaseComparison:
+    """How well one direction tells the two sides of a set apart, in a chat model and in its base, layer by layer.
+
+    Attributes:
+        chat, base: the chance that a prompt with the idea lies further along r̂ than one without, ``[n_layers]``.
+        chat_profiles, base_profiles: behind them, of the side with the idea and of the other.
+    """
+
+    chat: list[float]
+    base: list[float]
+    chat_profiles: tuple[Profile, Profile]
+    base_profiles: tuple[Profile, Profile]
+
+
+def compare_with_base(
+    chat: ChatModel,
+    base: ChatModel,
+    direction: Direction,
+    positive: Sequence[Example],
+    negative: Sequence[Example],
+    *,
+    progress: Progress = silent,
+) -> BaseComparison:
+    """Read the same prompts in a chat model and in the base model that it was made from.
+
+    Args:
+        base: loaded with the chat model's template (``load_model(…, chat_template=…)``).
+
+    Raises:
+        DirectionError: if the direction does not fit both models, or a side is empty.
+    """
+    sides = [
+        tuple(layer_profile(model, direction, side, progress=progress) for side in (positive, negative))
+        for model in (chat, base)
+    ]
+    separations = [
+        [float(auroc(*(one.projections[:, layer].double().numpy() for one in both))) for layer in range(chat.n_layers)]
+        for both in sides
+    ]
+    return BaseComparison(separations[0], separations[1], sides[0], sides[1])  # type: ignore[arg-type]
 
 
 def cosines_between(directions: Sequence[Direction]) -> Tensor:

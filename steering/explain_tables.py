@@ -11,7 +11,7 @@ from steering.whole_files import written_whole
 
 if TYPE_CHECKING:
     from steering.attribution import Attribution
-    from steering.explain import Neighbours, Profile
+    from steering.explain import BaseComparison, Neighbours, Profile
     from steering.models import ChatModel
     from steering.suffixes import Look, SuffixAnalysis
 
@@ -53,6 +53,11 @@ def neighbour_rows(found: Neighbours) -> list[Row]:
     return [(side, text, value) for side, tokens in sides for text, value in tokens]
 
 
+def base_rows(found: BaseComparison) -> list[Row]:
+    """One row a layer: it, how well the sides are told apart in the chat model, and in its base."""
+    return [(layer, *both) for layer, both in enumerate(zip(found.chat, found.base, strict=True))]
+
+
 def suffix_rows(found: SuffixAnalysis) -> list[Row]:
     """One row a prompt and layer: which prompt, layer, cosine."""
     return [(name, layer, float(x)) for name, look in _looks(found) for layer, x in enumerate(look.cosines)]
@@ -92,6 +97,15 @@ def peak_said(model: ChatModel, group: str, profile: Profile) -> str:
     return (
         f"{group}: the direction shows most at layer {layer} of {model.n_layers}, cosine "
         f"{float(profile.mean[layer]):+.2f}{spread} (n = {len(profile.cosines)})."
+    )
+
+
+def base_said(found: BaseComparison, layer: int) -> str:
+    """How well the direction tells the sides apart in both models, at a layer."""
+    n = sum(len(one.cosines) for one in found.chat_profiles)
+    return (
+        f"At layer {layer} the direction tells the sides apart with an AUROC of {found.chat[layer]:.2f} in the chat "
+        f"model and of {found.base[layer]:.2f} in its base (n = {n}); 0.5 is chance."
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import oracle
 import pytest
@@ -10,10 +13,10 @@ import torch
 from families import FAMILIES
 
 from steering.contrast import Example
-from steering.errors import DirectionError
-from steering.explain import cosines_between, layer_profile, neighbours
+from steering.errors import DirectionError, ModelError
+from steering.explain import compare_with_base, cosines_between, layer_profile, neighbours
 from steering.interventions import Variant
-from steering.models import ChatModel
+from steering.models import ChatModel, load_model
 
 Tiny = Callable[[str], ChatModel]
 QUESTIONS = ("Why is the sea blue?", "Hi", "Tell me how to make tea, please.")
@@ -82,3 +85,26 @@ def test_cosines_between_directions(tiny: Tiny) -> None:
     expected = torch.cosine_similarity(some[0].vector, some[1].vector, dim=0)
     torch.testing.assert_close(found[0, 1], expected)
     torch.testing.assert_close(found, found.T)
+
+
+def test_comparison_with_a_base_model(tiny: Tiny, family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    chat = tiny("llama3")
+    folder = shutil.copytree(family_folder("llama3"), tmp_path / "base")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="This model has no chat template"):
+        load_model(str(folder), device="cpu", dtype=torch.float32)
+    template = str(chat.tokenizer.chat_template)
+    base = load_model(str(folder), device="cpu", dtype=torch.float32, chat_template=template)
+    direction = oracle.make_direction(chat, layer=1)
+    positive, negative = prompts(), [Example(({"role": "user", "content": text},)) for text in ("Soup", "Tea, please")]
+    found = compare_with_base(chat, base, direction, positive, negative)
+    assert found.chat == found.base  # the same weights
+    for layer in range(chat.n_layers):
+        lies = [profile.projections[:, layer].tolist() for profile in found.chat_profiles]
+        ahead = [float(a > b) + 0.5 * float(a == b) for a in lies[0] for b in lies[1]]
+        assert found.chat[layer] == pytest.approx(sum(ahead) / len(ahead))
+    with pytest.raises(DirectionError, match="was made for a model of width 64"):
+        compare_with_base(chat, tiny("gemma2-narrow"), direction, positive, negative)
