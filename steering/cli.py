@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.cli_exchange import about_check, about_export, about_import, export_to, import_from
+from steering.cli_explain import about_explain, explain_to
 from steering.cli_hub import about_pull, about_push, pull_from, push_to
 from steering.cli_output import ProgressBar, as_text
 from steering.cli_processes import about_processes, load_in_all, run_in_all, started_together
@@ -89,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     about_export(give)
     take = _command(commands, "import", _import, "read a direction from another tool's file, and keep it as our own")
     about_import(take)
+    about_explain(
+        _command(commands, "explain", _explain, "where a direction shows, which heads write it, what a suffix changes")
+    )
     for command in (compute, select, calibrate, card, chat):
         about_processes(command)
     about_push(
@@ -258,6 +262,13 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
 
 def _import(options: argparse.Namespace) -> dict[str, Any]:
     return import_from(options, None if options.model is None else _model(options))
+
+
+def _explain(options: argparse.Namespace) -> dict[str, Any]:
+    model = _model(options)
+    direction = _direction(options, model)
+    with ProgressBar(options) as progress:
+        return explain_to(options, model, direction, progress)
 
 
 def _push(options: argparse.Namespace) -> dict[str, Any]:

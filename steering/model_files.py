@@ -44,8 +44,11 @@ def _known_types() -> set[str]:
     return set(CONFIG_MAPPING.keys())
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer, padding on the left.
+
+    Args:
+        chat_template: of a chat model, for a base model that has none of its own.
 
     Raises:
         ModelError: if it cannot be read, or has no chat template.
@@ -56,6 +59,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"The tokenizer in {folder} cannot be read: {error}. Fetch the model again.") from error
+    tokenizer.chat_template = tokenizer.chat_template or chat_template
     if not tokenizer.chat_template:
         raise ModelError(
             "This model has no chat template, so it is not a chat model. Choose one whose name ends in Instruct, it or "

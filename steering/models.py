@@ -190,6 +190,7 @@ def load_model(
     thinking: bool = False,
     revision: str | None = None,
     processes: Processes | None = None,
+    chat_template: str | None = None,
     progress: Progress = silent,
 ) -> ChatModel:
     """Load a chat model.
@@ -202,6 +203,7 @@ def load_model(
         quantization: ``"8bit"`` or ``"4bit"`` through bitsandbytes, on CPU and CUDA.
         thinking: for models that can think aloud before they answer.
         revision: commit of a hub id.
+        chat_template: for a base model, which has none: that of the chat model made from it.
         processes: those that load it together, each its part (`steering.shared_models` does more than load).
 
     Raises:
@@ -217,7 +219,7 @@ def load_model(
     number_type = chosen_dtype(dtype, target)
     alone = processes is None
     placement = device_map(device, target, folder, config, number_type, quantization) if alone else ""
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, chat_template)
     progress("Loading the model", 3, 10)
     model = load_weights(folder, number_type, placement, quantization, processes.size if processes else 1)
     progress("Loading the model", 8, 10)

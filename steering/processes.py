@@ -241,11 +241,16 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            if not any(name in str(error) for name in _CONNECTIONS):
+            if not self.is_lost(error):
                 raise
             if not self._over.is_set():
                 self.fail(LOST.format(size=self.size))
             raise Over from error
+
+    @staticmethod
+    def is_lost(error: BaseException) -> bool:
+        """Whether an error says that another process is gone."""
+        return isinstance(error, RuntimeError) and any(name in str(error) for name in _CONNECTIONS)
 
     def _asked_to_end(self, number: int, frame: object) -> None:
         """torchrun ends all processes when one has ended, mostly before the watch has seen that it has."""
@@ -271,13 +276,22 @@ class Processes:
                 self.fail(LOST.format(size=self.size))
 
     def fail(self, sentence: str) -> None:
-        """End this process at once: what it waits for will never come. The leader says why."""
-        if self.leads:
+        """End this process at once: what it waits for will never come. The leader says why, or the next after it."""
+        if self.leads or (self.rank == 1 and self._leader_is_gone()):
             print(sentence, file=sys.stderr, flush=True)
+        if self.leads:
             self._end_what_stands_still()
         else:
             time.sleep(BEAT)  # the leader speaks first: whoever started all ends all when the first of them ends
         os._exit(1)
+
+    def _leader_is_gone(self) -> bool:
+        if self.size != processes_here():
+            return True  # on another machine, where nobody may look for it here
+        try:
+            return psutil.Process(self._pids[0]).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)
+        except psutil.Error:
+            return True
 
     def _end_what_stands_still(self) -> None:
         """End the others on this machine; one that stands still hears nothing but this."""

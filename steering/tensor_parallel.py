@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from steering.errors import ModelError
 from steering.key_values import KeyValues
+from steering.out_of_memory import is_out_of_memory
 from steering.prompt_trees import SparseMask
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from steering.processes import Header, Leads, Processes
 
 _KEPT = 8  # tensors that every process keeps because the next layers are given them too: mask, rotary angles
+BROKEN = "{why} in the middle of a step that all processes share, so this run is over. Start all of them again."
 _STREAM = "hidden_states"  # what a module changes is new every time
 
 
@@ -81,7 +83,13 @@ class Leader:
                 described = [self._described(value, tensors, keeps=False) for value in args]
                 named = {name: self._described(value, tensors, keeps=name != _STREAM) for name, value in kwargs.items()}
                 self.tell({"run": number, "args": described, "kwargs": named}, tensors)
-                return forward(*args, **kwargs)
+                try:
+                    return forward(*args, **kwargs)
+                except BaseException as error:
+                    # The others are in the middle of it and would take the next sum for this one.
+                    if not self._processes.is_lost(error):
+                        self._processes.fail(BROKEN.format(why=_why(error)))
+                    raise
 
         return led
 
@@ -123,6 +131,10 @@ class Leader:
         place = len(self._kept) if len(self._kept) < _KEPT else self._kept.popitem(last=False)[1][0]
         self._kept[id(tensor)] = place, tensor
         return {kind: place}
+
+
+def _why(error: BaseException) -> str:
+    return "Memory ran out" if is_out_of_memory(error) else f"Something went wrong ({error!r})"
 
 
 class LedKeyValues(KeyValues):

@@ -1,7 +1,8 @@
 """What several processes do together, for tests to hold it against what one does: started by ``torchrun``.
 
 ``shared_program.py HOW FOLDER OUT``: HOW is “tensor” or “data”; the leader writes what it found to the file OUT. Or HOW
-is “dies” or “stands”: then the last of them ends, or stands still, while the leader goes on and on.
+is “dies” or “stands”: then the last of them ends, or stands still, while the leader goes on and on; with “leader dies”
+it is the leader, and with “fails” memory runs out there in the middle of a shared step.
 """
 
 from __future__ import annotations
@@ -122,7 +123,11 @@ def main(how: str, folder: str, out: str) -> int:
             threading.Timer(2, go, (how, out)).start()
         follow(model, processes, whole=whole)
         return 0
-    while how in ("dies", "stands"):
+    if how == "leader dies":
+        threading.Timer(2, go, (how, out)).start()
+    if how == "fails":
+        threading.Timer(2, fail_next, (model, out)).start()
+    while how in ("dies", "stands", "leader dies", "fails"):
         chat(model)
     Path(out).write_text(json.dumps(everything(model)))
     processes.end()
@@ -131,7 +136,17 @@ def main(how: str, folder: str, out: str) -> int:
 
 def go(how: str, out: str) -> None:
     Path(out).write_text(str(time.time()))
-    os.kill(os.getpid(), signal.SIGKILL if how == "dies" else signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGSTOP if how == "stands" else signal.SIGKILL)
+
+
+def fail_next(model: ChatModel, out: str) -> None:
+    """Let memory run out in the next attention, before its sum is taken."""
+    Path(out).write_text(str(time.time()))
+
+    def no_memory(*_: Any) -> None:
+        raise MemoryError
+
+    model.architecture.blocks[1].self_attn.o_proj.register_forward_pre_hook(no_memory)  # type: ignore[union-attr]
 
 
 def follow_nothing(processes: Processes) -> None:

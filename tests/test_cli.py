@@ -170,3 +170,25 @@ def test_columns_stand_side_by_side_or_below_each_other() -> None:
     assert wide[2].split() == ["a", "text", "first"]
     Size.columns = 30
     assert columns(["one", "two"], ["a text", "b"], Size) == ["[one]", "a text", "", "[two]", "b", ""]
+
+
+def test_explain_says_where_and_writes_tables(
+    model: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, out = tmp_path / "found.safetensors", tmp_path / "tables"
+    run(capsys, "compute", *model, "--data", data, "--out", str(found))
+    arguments = ["--direction", str(found), "--prompt", "Why is it blue?", "--out", str(out), "--data", data]
+    status, output, errors = run(capsys, "explain", *model, *arguments, "--suffix", "and the sea, and boats")
+    assert status == 0, errors
+    assert "the direction shows most at layer" in output
+    assert "with the suffix, and" in output
+    assert output.count("along the direction, of") == 3
+    files = {path.name: path.read_text(encoding="utf-8").splitlines() for path in out.iterdir()}
+    assert set(files) == {"profile.csv", "heads.csv", "tokens.csv", "suffix.csv", "suffix-heads.csv"}
+    heads = [line.split(",") for line in files["heads.csv"][1:]]
+    assert sum(float(row[2]) for row in heads[:-1]) == pytest.approx(float(heads[-1][2]), abs=1e-3)
+    assert len(files["profile.csv"]) == 1 + 3 * 3  # three groups, three layers
+    assert len(files["suffix.csv"]) == 1 + 22 * 3
+    status, _, errors = run(capsys, "explain", *model, *arguments, "--suffix", "boats", "--random", "3")
+    assert status == 2
+    assert "Fewer than 20 random suffixes tell too little" in errors

@@ -115,9 +115,9 @@ LAYERS = (
         "thoughts",
         "weight_edits",
     ),
-    ("calibration", "evaluate", "explain"),
+    ("attribution", "calibration", "evaluate", "explain", "explain_tables", "head_attention", "suffixes"),
     ("preset_directions",),
-    ("cli", "cli_chat", "cli_exchange", "cli_hub", "cli_output", "cli_processes", "__main__", "ui"),
+    ("cli", "cli_chat", "cli_explain", "cli_exchange", "cli_hub", "cli_output", "cli_processes", "__main__", "ui"),
 )
 
 

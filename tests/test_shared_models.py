@@ -97,15 +97,21 @@ def test_examples_shared_out_give_the_same_directions_bit_for_bit_and_the_same_s
     assert found["winner"] == expected["winner"]
 
 
-@pytest.mark.parametrize("how", ["dies", "stands"])
+LOST = "One of the 2 processes that run the model together has ended or stands still"
+NO_MEMORY = "Memory ran out in the middle of a step that all processes share"
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"), [("dies", LOST), ("leader dies", LOST), ("stands", LOST), ("fails", NO_MEMORY)]
+)
 def test_a_process_that_is_gone_or_stands_still_ends_the_run_with_a_sentence(
-    how: str, family_folder: Callable[[str], Path], tmp_path: Path
+    how: str, sentence: str, family_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
     gone = tmp_path / "when"
     result = together(how, family_folder("llama3"), gone)
     assert time.time() - float(gone.read_text()) < SECONDS_TO_END
     assert result.returncode != 0
-    assert "One of the 2 processes that run the model together has ended or stands still" in result.stderr
+    assert sentence in result.stderr
     assert "Start all of them again." in result.stderr
 
 
