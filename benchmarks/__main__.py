@@ -11,6 +11,7 @@ BENCHMARKS = (
     "packed_accuracy",
     "difference_in_means",
     "selection",
+    "attribution",
     "interventions",
     "preset_effects",
     "sounds_like_ai",

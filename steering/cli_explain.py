@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def explain_to(
         "promotes": ", ".join(repr(text) for text, _ in tokens.promoted[:8]),
         "demotes": ", ".join(repr(text) for text, _ in tokens.demoted[:8]),
     }
-    written = {
+    written: dict[str, tuple[tables.Row, Sequence[tables.Row]]] = {
         "profile": (("group", "layer", "cosine", "deviation", "projection", "n"), tables.profile_rows(profiles)),
         "heads": (("layer", "part", "along the direction"), tables.head_rows(heads)),
         "tokens": (("side", "token", "logit"), tables.neighbour_rows(tokens)),

@@ -157,14 +157,20 @@ def compare_with_base(
         DirectionError: if the direction does not fit both models, or a side is empty.
     """
     sides = [
-        tuple(layer_profile(model, direction, side, progress=progress) for side in (positive, negative))
+        (
+            layer_profile(model, direction, positive, progress=progress),
+            layer_profile(model, direction, negative, progress=progress),
+        )
         for model in (chat, base)
     ]
-    separations = [
-        [float(auroc(*(one.projections[:, layer].double().numpy() for one in both))) for layer in range(chat.n_layers)]
-        for both in sides
-    ]
-    return BaseComparison(separations[0], separations[1], sides[0], sides[1])  # type: ignore[arg-type]
+    separations = [_separation(*both) for both in sides]
+    return BaseComparison(separations[0], separations[1], sides[0], sides[1])
+
+
+def _separation(positive: Profile, negative: Profile) -> list[float]:
+    """AUROC of the projections, layer by layer."""
+    further, nearer = (one.projections.double().numpy() for one in (positive, negative))
+    return [float(auroc(further[:, layer], nearer[:, layer])) for layer in range(further.shape[1])]
 
 
 def cosines_between(directions: Sequence[Direction]) -> Tensor:

@@ -16,9 +16,8 @@ from steering.ui.remote_endpoints import KEY_VARIABLE, OPTIONAL
 
 CONNECT_SECONDS = 5.0
 PLAIN = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-SILENT_SECONDS = (
-    45.0  # between two pieces; the first may take as long as the whole answer, for a server may have a line
-)
+# Between two pieces; the first may take as long as the whole answer, for a server may have a line.
+SILENT_SECONDS = 45.0
 LONGEST_LINE = 1_000_000  # bytes; the likeliest tokens of one piece take some 2,000
 LONGEST_ERROR = 4_000  # bytes that are read of a refusal
 QUOTED = 160  # characters of it that are shown
