@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from steering.processes import Processes
 
 
-OTHERS_FAILED = "Another process could not load its share of the model. Start fewer of them, or free memory."
+OTHERS_FAILED = "Another process could not load its share of the model; what it printed says why."
 
 
 def load_shared(
@@ -57,22 +57,27 @@ def load_shared(
         )
     if device == "auto":
         raise ModelError("--device auto spreads a model from one process. Leave it out, or start one process.")
-    if processes.leads:  # it fetches and converts what is missing; the others then find it
-        folder = model_folder(source, revision, progress)
-    processes.agreed("fetched")
-    folder = model_folder(source, revision)
-    if not whole:
-        require_divisible(read_config(folder), processes.size)
-    if dtype in (None, "auto"):  # measured, so that each might find something else
-        dtype = processes.agreed(str(preferred_dtype(chosen_device(device))).removeprefix("torch."))
-    number_type = chosen_dtype(dtype, chosen_device(device))
-    shares = None if whole else processes
+    if not whole and chosen_device(device).type != chosen_device(None).type:  # transformers chooses
+        raise ModelError("Several processes hold a model on the GPUs where there are any. Leave --device out.")
     failure: SteeringError | None = None
     try:
-        model = load_model(source, dtype=number_type, revision=revision, processes=shares, progress=progress)
+        if processes.leads:  # it fetches and converts what is missing; the others then find it
+            model_folder(source, revision, progress)
     except SteeringError as error:
         failure = error
-    if any(processes.states(int(failure is not None))):
+    processes.agreed("fetched")
+    if dtype in (None, "auto"):  # measured, so that each might find something else
+        dtype = processes.agreed(str(preferred_dtype(chosen_device(device))).removeprefix("torch."))
+    try:
+        if failure is None:
+            model = _own_share(processes, source, device, dtype, revision, whole, progress)
+    except SteeringError as error:
+        failure = error
+    # One that gave up must not leave the others waiting for it.
+    states = processes.states(int(failure is not None))
+    if any(states):
+        if failure is not None and not states[0]:  # else the leader says the same
+            processes.tell_fault(failure)
         raise failure or ModelError(OTHERS_FAILED)
     if whole:
         model.helpers = Helpers(processes) if processes.leads else None
@@ -82,6 +87,23 @@ def load_shared(
     if processes.leads:
         model.leader = Leader(model, processes)
     return model
+
+
+def _own_share(
+    processes: Processes,
+    source: str,
+    device: str | None,
+    dtype: torch.dtype | str | None,
+    revision: str | None,
+    whole: bool,
+    progress: Progress,
+) -> ChatModel:
+    """This process' share of the model, or all of it."""
+    if not whole:
+        require_divisible(read_config(model_folder(source, revision)), processes.size)
+    number_type = chosen_dtype(dtype, chosen_device(device))
+    shares = None if whole else processes
+    return load_model(source, device=device, dtype=number_type, revision=revision, processes=shares, progress=progress)
 
 
 def follow(model: ChatModel, processes: Processes, *, whole: bool = False) -> None:

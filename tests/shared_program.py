@@ -2,7 +2,8 @@
 
 ``shared_program.py HOW FOLDER OUT``: HOW is “tensor” or “data”; the leader writes what it found to the file OUT. Or HOW
 is “dies” or “stands”: then the last of them ends, or stands still, while the leader goes on and on; with “leader dies”
-it is the leader, and with “fails” memory runs out there in the middle of a shared step.
+it is the leader, with “fails” memory runs out there in the middle of a shared step, and with “one cannot” the last of
+them cannot load its share.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import oracle
 import torch
 from test_scoring import CHECK, CHECK_REPLIES, TOKENS, TRAIN, TRAIN_REPLIES
 
-from steering import Variant, difference_in_means, score_candidates
-from steering.errors import SteeringError
+from steering import Variant, difference_in_means, score_candidates, shared_models
+from steering.errors import ModelError, SteeringError
 from steering.finding import Finder
 from steering.metrics import FirstTokens
 from steering.models import ChatModel
@@ -109,6 +110,8 @@ def main(how: str, folder: str, out: str) -> int:
     torch.set_num_threads(1)
     processes = Processes(torch.device("cpu"))
     whole = how == "data"
+    if how == "one cannot" and not processes.leads:
+        shared_models.load_model = cannot  # type: ignore[assignment]
     try:
         model = load_shared(processes, folder, device="cpu", dtype=torch.float32, whole=whole)
     except SteeringError as error:
@@ -132,6 +135,10 @@ def main(how: str, folder: str, out: str) -> int:
     Path(out).write_text(json.dumps(everything(model)))
     processes.end()
     return 0
+
+
+def cannot(*_: Any, **__: Any) -> ChatModel:
+    raise ModelError("This model needs 9.0 GB of memory.")
 
 
 def go(how: str, out: str) -> None:

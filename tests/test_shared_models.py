@@ -124,3 +124,9 @@ def test_heads_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Start one, or choose another model"):
         require_divisible({"num_attention_heads": 7, "num_key_value_heads": 1}, 2)
     require_divisible({"num_attention_heads": 8, "num_key_value_heads": 2}, 2)
+
+
+def test_a_process_that_cannot_load_its_share_ends_all(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    result = together("one cannot", family_folder("llama3"), tmp_path / "none")
+    assert "Refused: Another process could not load its share of the model; what it printed says why." in result.stdout
+    assert "Process 1: This model needs 9.0 GB of memory." in result.stderr
