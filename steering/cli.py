@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steering.cli_exchange import about_check, about_export, about_import, export_to, import_from
-from steering.cli_explain import about_explain, explain_to
+from steering.cli_explain import about_explain, about_report, explain_to, report_to
 from steering.cli_hub import about_pull, about_push, pull_from, push_to
 from steering.cli_output import ProgressBar, as_text
 from steering.cli_processes import about_processes, load_in_all, run_in_all, started_together
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     about_explain(
         _command(commands, "explain", _explain, "where a direction shows, which heads write it, what a suffix changes")
     )
+    about_report(_command(commands, "report", _report, "write one HTML file with all that is known of a direction"))
     for command in (compute, select, calibrate, card, chat):
         about_processes(command)
     about_push(
@@ -269,6 +270,13 @@ def _explain(options: argparse.Namespace) -> dict[str, Any]:
     direction = _direction(options, model)
     with ProgressBar(options) as progress:
         return explain_to(options, model, direction, progress)
+
+
+def _report(options: argparse.Namespace) -> dict[str, Any]:
+    model = _model(options)
+    direction = _direction(options, model)
+    with ProgressBar(options) as progress:
+        return report_to(options, model, direction, progress)
 
 
 def _push(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The command ``explain``: where a direction shows, which heads write it, what it speaks for, what a suffix changes."""
+"""The commands ``explain`` and ``report``: where a direction shows, which heads write it, what a suffix changes."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def explain_to(
     heads = attribute(model, model.encode(messages), direction, direction.layer or None)
     tokens = neighbours(model, direction)
     said: dict[str, Any] = {
-        "layers": [tables.peak_said(model, group, found) for group, found in profiles.items()],
+        "layers": [tables.peak_said(model.n_layers, group, found) for group, found in profiles.items()],
         "heads": tables.heads_said(heads, options.top),
         "promotes": ", ".join(repr(text) for text, _ in tokens.promoted[:8]),
         "demotes": ", ".join(repr(text) for text, _ in tokens.demoted[:8]),
@@ -86,6 +87,35 @@ def explain_to(
             str(tables.write_table(folder / f"{name}.csv", head, rows)) for name, (head, rows) in written.items()
         ]
     return said
+
+
+def about_report(command: argparse.ArgumentParser) -> None:
+    """What ``report`` takes."""
+    command.add_argument("--direction", required=True, help="a file or a preset's name")
+    command.add_argument("--data", help="a preset's name or a file of examples, whose two sides are profiled")
+    command.add_argument("--prompt", help="the prompt whose heads are looked at (default: a harmless one)")
+
+
+def report_to(
+    options: argparse.Namespace, model: ChatModel, direction: Direction, progress: Progress
+) -> dict[str, Any]:
+    """Write the report of a direction on this model."""
+    from steering.report import QUESTIONS, make_report, write_report
+
+    parts = [
+        f"--{name} {shlex.quote(str(getattr(options, name)))}"
+        for name in ("direction", "model", "data", "prompt")
+        if getattr(options, name)
+    ]
+    made = make_report(
+        model,
+        direction,
+        prompt=options.prompt or QUESTIONS[0],
+        sides=_examples(options.data) if options.data else None,
+        command=f"python -m steering report {' '.join(parts)}",
+        progress=progress,
+    )
+    return {"file": str(write_report(made, options.out or Path(f"{direction.name}.html")))}
 
 
 def _sides(data: str, model: ChatModel, direction: Direction, progress: Progress) -> dict[str, Profile]:

@@ -12,7 +12,6 @@ from steering.whole_files import written_whole
 if TYPE_CHECKING:
     from steering.attribution import Attribution
     from steering.explain import BaseComparison, Neighbours, Profile
-    from steering.models import ChatModel
     from steering.suffixes import Look, SuffixAnalysis
 
 Row = Sequence[Any]
@@ -90,12 +89,12 @@ def heads_said(found: Attribution, n: int = 3, token: int = -1) -> list[str]:
     ]
 
 
-def peak_said(model: ChatModel, group: str, profile: Profile) -> str:
+def peak_said(n_layers: int, group: str, profile: Profile) -> str:
     """Where along the layers a group of prompts shows most of the direction."""
     layer = int(profile.mean.abs().argmax())
     spread = f" ± {float(profile.spread[layer]):.2f}" if len(profile.cosines) > 1 else ""
     return (
-        f"{group}: the direction shows most at layer {layer} of {model.n_layers}, cosine "
+        f"{group}: the direction shows most at layer {layer} of {n_layers}, cosine "
         f"{float(profile.mean[layer]):+.2f}{spread} (n = {len(profile.cosines)})."
     )
 

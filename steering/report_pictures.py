@@ -1,0 +1,156 @@
+"""The report's pictures, as SVG that needs nothing else: lines over layers or strengths, and a map of heads.
+
+Colours are the page's variables, so that a picture follows its light and dark.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+WIDTH, HEIGHT = 720, 260
+LEFT, RIGHT, TOP, BOTTOM = 56, 150, 16, 40
+LOOKS = {"0": "2 4", "1": "7 4", "2": ""}  # dashes by colour, so that nobody needs to see colours
+LABEL_HEIGHT = 15
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        name: stands at its right end.
+        look: "0", "1" or "2", the page's three looks.
+        spread: how far the band around it reaches; empty for none.
+    """
+
+    name: str
+    look: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    spread: Sequence[float] = ()
+
+
+def chart(lines: Sequence[Line], said: str, across: str, up: str, mark: tuple[float, str] | None = None) -> str:
+    """Lines over a common axis.
+
+    Args:
+        said: what the picture shows, for those who do not see it.
+        across, up: what the axes are.
+        mark: a place on the axis across, and its words.
+    """
+    finite = [y + sign * d for one in lines for y, d in _with_spread(one) for sign in (-1, 1) if math.isfinite(y)]
+    low, high = min([0.0, *finite]), max([0.0, *finite])
+    low, high = (low, high) if high > low else (low - 1, high + 1)
+    ticks = _ticks(low, high)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    first, last = min(one.xs[0] for one in lines), max(one.xs[-1] for one in lines)
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - first) / ((last - first) or 1)
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
+
+    parts = []
+    for tick in ticks:
+        strong = ' class="zero"' if tick == 0 else ""
+        parts.append(f'<line{strong} x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for place in _places(first, last):
+        parts.append(f'<text x="{x(place):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{place:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{html.escape(across)}</text>')
+    parts.append(f'<text x="{LEFT}" y="{TOP - 4}" text-anchor="end">{html.escape(up)}</text>')
+    if mark is not None:
+        at = x(mark[0])
+        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text class="strong" x="{at + 5:.1f}" y="{TOP + 10}">{html.escape(mark[1])}</text>')
+    for one in lines:
+        if any(one.spread):
+            points = list(zip(one.xs, one.ys, one.spread, strict=True))
+            edge = [(x(a), y(b + d)) for a, b, d in points] + [(x(a), y(b - d)) for a, b, d in reversed(points)]
+            shape = " ".join(f"{a:.1f},{b:.1f}" for a, b in edge)
+            parts.append(f'<polygon class="band look{one.look}" points="{shape}"/>')
+    for one in lines:
+        shape = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(one.xs, one.ys, strict=True) if math.isfinite(b))
+        dashes = f' stroke-dasharray="{LOOKS[one.look]}"' if LOOKS[one.look] else ""
+        parts.append(f'<polyline class="look{one.look}"{dashes} points="{shape}"/>')
+    for one, at in zip(lines, _apart([y(one.ys[-1]) for one in lines]), strict=True):
+        name = html.escape(one.name)
+        parts.append(f'<text class="name look{one.look}" x="{WIDTH - RIGHT + 8}" y="{at + 4:.1f}">{name}</text>')
+    return _picture(WIDTH, HEIGHT, said, parts)
+
+
+def _with_spread(line: Line) -> list[tuple[float, float]]:
+    return list(zip(line.ys, line.spread or [0.0] * len(line.ys), strict=True))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About four round numbers, zero among them."""
+    raw = (high - low) / 4
+    size = 10 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 10) + 0.0 for number in range(first, last + 1)]
+
+
+def _places(first: float, last: float) -> list[float]:
+    """Where the axis across has numbers: its ends, and round ones that do not stand in their way."""
+    inner = [tick for tick in _ticks(first, last) if last - first > 0]
+    room = (last - first) / 12
+    return [first, *[tick for tick in inner if tick - first > room and last - tick > room], last]
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Heights for labels that would lie on each other, moved apart, in the given order."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    moved = list(places)
+    for before, after in pairwise(order):
+        moved[after] = max(moved[after], moved[before] + LABEL_HEIGHT)
+    return moved
+
+
+CELL, ROW = 26, 15
+
+
+def head_map(rows: Sequence[Sequence[float]], columns: Sequence[str], said: str, mark: set[tuple[int, int]]) -> str:
+    """One square a layer and part, blue where it wrote against the direction, orange where along it.
+
+    Args:
+        rows: what each part wrote, one row a layer, the first layer first; it is drawn at the bottom.
+        columns: the parts' names.
+        mark: (layer, column) of the squares that have a frame.
+    """
+    most = max((abs(x) for row in rows for x in row), default=0.0) or 1.0
+    n = len(rows)
+    width, height = LEFT + CELL * len(columns) + 8, TOP + ROW * n + 34
+    parts = []
+    for layer, row in enumerate(rows):
+        top = TOP + ROW * (n - 1 - layer)
+        if layer % 5 == 0 or (layer == n - 1 and layer % 5 > 1):
+            parts.append(f'<text x="{LEFT - 8}" y="{top + 11}" text-anchor="end">{layer}</text>')
+        for column, value in enumerate(row):
+            look = "up" if value > 0 else "down"
+            frame = " framed" if (layer, column) in mark else ""
+            title = f"layer {layer}, {columns[column]}: {value:+.3g}"
+            parts.append(
+                f'<rect class="{look}{frame}" x="{LEFT + CELL * column}" y="{top}" width="{CELL - 2}" '
+                f'height="{ROW - 2}" fill-opacity="{abs(value) / most:.3f}"><title>{html.escape(title)}</title></rect>'
+            )
+    for column, name in enumerate(columns):
+        at = LEFT + CELL * column + CELL / 2 - 1
+        parts.append(f'<text x="{at}" y="{TOP + ROW * n + 14}" text-anchor="middle">{html.escape(name)}</text>')
+    parts.append(f'<text x="{LEFT}" y="{height - 4}">head</text>')
+    parts.append(f'<text x="{LEFT - 8}" y="{TOP - 4}" text-anchor="end">layer</text>')
+    return _picture(width, height, said, parts)
+
+
+def _picture(width: int, height: int, said: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{html.escape(said)}">'
+        f"{''.join(parts)}</svg>"
+    )
