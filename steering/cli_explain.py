@@ -91,7 +91,7 @@ def explain_to(
 
 def about_report(command: argparse.ArgumentParser) -> None:
     """What ``report`` takes."""
-    command.add_argument("--direction", required=True, help="a file or a preset's name")
+    command.add_argument("direction", help="a file or a preset's name")
     command.add_argument("--data", help="a preset's name or a file of examples, whose two sides are profiled")
     command.add_argument("--prompt", help="the prompt whose heads are looked at (default: a harmless one)")
 
@@ -104,7 +104,7 @@ def report_to(
 
     parts = [
         f"--{name} {shlex.quote(str(getattr(options, name)))}"
-        for name in ("direction", "model", "data", "prompt")
+        for name in ("model", "data", "prompt")
         if getattr(options, name)
     ]
     made = make_report(
@@ -112,7 +112,7 @@ def report_to(
         direction,
         prompt=options.prompt or QUESTIONS[0],
         sides=_examples(options.data) if options.data else None,
-        command=f"python -m steering report {' '.join(parts)}",
+        command=f"python -m steering report {' '.join([shlex.quote(options.direction), *parts])}",
         progress=progress,
     )
     return {"file": str(write_report(made, options.out or Path(f"{direction.name}.html")))}

@@ -13,7 +13,7 @@ from steering.cli import main
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "poetic.html"
-    assert main(["report", "--direction", "poetic", "--quiet", "--out", str(path)]) == 0
+    assert main(["report", "poetic", "--quiet", "--out", str(path)]) == 0
     return path
 
 
@@ -25,6 +25,7 @@ def test_a_report_in_a_browser(browser: Browser, file: Path, width: int, scheme:
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.goto(file.as_uri())
+    assert "python -m steering report poetic --model bundled" in page.locator("pre").inner_text()
     assert page.title() == "Poetic · steering report"
     assert page.locator(".three > div").count() == 9
     assert page.locator("svg").count() == 3
