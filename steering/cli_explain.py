@@ -100,7 +100,8 @@ def report_to(
     options: argparse.Namespace, model: ChatModel, direction: Direction, progress: Progress
 ) -> dict[str, Any]:
     """Write the report of a direction on this model."""
-    from steering.report import QUESTIONS, make_report, write_report
+    from steering.report import QUESTIONS, make_report
+    from steering.report_page import write_report
 
     parts = [
         f"--{name} {shlex.quote(str(getattr(options, name)))}"

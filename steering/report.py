@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steering.attribution import Attribution, attribute
@@ -14,7 +13,6 @@ from steering.explain import Neighbours, Profile, layer_profile, neighbours
 from steering.generation import stream_side_by_side
 from steering.interventions import Variant
 from steering.progress import Progress, silent
-from steering.whole_files import written_whole
 
 if TYPE_CHECKING:
     from steering.directions import Direction
@@ -102,12 +100,3 @@ def make_report(
         neighbours(model, direction),
         command,
     )
-
-
-def write_report(report: Report, path: Path) -> Path:
-    """Write the report as one HTML file, whole or not at all."""
-    from steering.report_page import page
-
-    with written_whole(path) as partial:
-        partial.write_text(page(report), encoding="utf-8")
-    return path

@@ -7,12 +7,14 @@ import html
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from steering import explain_tables as tables
 from steering.report_pictures import Line, chart, head_map
 from steering.version import library_version
+from steering.whole_files import written_whole
 
 if TYPE_CHECKING:
     from steering.report import Report
@@ -74,6 +76,13 @@ def page(report: Report) -> str:
         f"<title>{name} · steering report</title><style>{_STYLE}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
+
+
+def write_report(report: Report, path: Path) -> Path:
+    """Write the report as one HTML file, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(page(report), encoding="utf-8")
+    return path
 
 
 def _head(report: Report) -> str:

@@ -18,8 +18,8 @@ import pytest
 from steering.contrast import Example
 from steering.errors import DirectionError, SteeringError
 from steering.models import ChatModel
-from steering.report import Report, make_report, write_report
-from steering.report_page import page
+from steering.report import Report, make_report
+from steering.report_page import page, write_report
 from steering.report_pictures import Line, chart, head_map
 
 Tiny = Callable[[str], ChatModel]
