@@ -140,7 +140,7 @@ class _Sequence:
     end: int
 
 
-class _Enough(Exception):
+class Enough(Exception):
     """Ends a forward pass in which everything needed has been read."""
 
 
@@ -244,14 +244,14 @@ class ResidualReader:
                 layers.append(chosen.cpu())
                 norms.append(chosen.norm(dim=-1).cpu())
             if len(layers) == self._n_layers:
-                raise _Enough
+                raise Enough
             mask = kwargs.get("attention_mask")
             return (args, {**kwargs, "attention_mask": sparse(mask)}) if isinstance(mask, Tensor) else None
 
         with self._within(), model.lock, ExitStack() as stack, torch.inference_mode():
             for block in model.architecture.blocks[: self._n_layers]:
                 stack.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
-            with self._linears.in_use(), suppress(_Enough):
+            with self._linears.in_use(), suppress(Enough):
                 model.model.base_model(
                     input_ids=tree.ids[None].to(model.device),
                     attention_mask=attention_masks(model, tree),

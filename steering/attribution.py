@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from steering.activations import Enough
 from steering.architectures import find_layout
 from steering.errors import ModelError
 
@@ -80,14 +81,10 @@ def attribute(model: ChatModel, ids: Sequence[int], direction: Direction, layer:
     if not 1 <= n_blocks <= model.n_layers:
         raise ModelError(f"There is nothing written before layer {n_blocks}. Choose one from 1 to {model.n_layers}.")
     reader = _Reader(model, direction.ablation_unit, n_blocks)
-    with torch.inference_mode(), model.lock, ExitStack() as stack, suppress(_Enough):
+    with torch.inference_mode(), model.lock, ExitStack() as stack, suppress(Enough):
         reader.enter(stack)
         model.model.base_model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
     return reader.attribution(list(ids))
-
-
-class _Enough(Exception):
-    """Ends a pass in which everything needed has been read."""
 
 
 class _Reader:
@@ -134,7 +131,7 @@ class _Reader:
         hidden = args[0] if args else kwargs["hidden_states"]
         self._last = self._along(hidden).cpu()
         self._length = hidden[0].to(self._dtype).norm(dim=-1).cpu()
-        raise _Enough
+        raise Enough
 
     def _on_projection(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from steering.models import ChatModel
     from steering.progress import Progress
 
-MOST_PROMPTS = 32  # of each side of a set
-
 
 def about_explain(command: argparse.ArgumentParser) -> None:
     """What ``explain`` takes."""
@@ -36,13 +34,13 @@ def explain_to(
     from steering import explain_tables as tables
     from steering.attribution import attribute
     from steering.contrast import Example
-    from steering.explain import layer_profile, neighbours
+    from steering.explain import layer_profile, neighbours, side_profiles
     from steering.suffixes import analyse_suffix
 
     messages = [{"role": "user", "content": options.prompt}]
     profiles: dict[str, Profile] = {"the prompt": layer_profile(model, direction, [Example(tuple(messages))])}
     if options.data:
-        profiles |= _sides(options.data, model, direction, progress)
+        profiles |= side_profiles(model, direction, *_examples(options.data), progress)
     heads = attribute(model, model.encode(messages), direction, direction.layer or None)
     tokens = neighbours(model, direction)
     said: dict[str, Any] = {
@@ -52,9 +50,9 @@ def explain_to(
         "demotes": ", ".join(repr(text) for text, _ in tokens.demoted[:8]),
     }
     written: dict[str, tuple[tables.Row, Sequence[tables.Row]]] = {
-        "profile": (("group", "layer", "cosine", "deviation", "projection", "n"), tables.profile_rows(profiles)),
-        "heads": (("layer", "part", "along the direction"), tables.head_rows(heads)),
-        "tokens": (("side", "token", "logit"), tables.neighbour_rows(tokens)),
+        "profile": (tables.PROFILE, tables.profile_rows(profiles)),
+        "heads": (tables.HEADS, tables.head_rows(heads)),
+        "tokens": (tables.TOKENS, tables.neighbour_rows(tokens)),
     }
     if presets := _cosines_with_presets(model, direction):
         said["cosine with presets"] = ", ".join(f"{name} {cosine:+.2f}" for name, cosine in presets)
@@ -119,19 +117,9 @@ def report_to(
     return {"file": str(write_report(made, options.out or Path(f"{direction.name}.html")))}
 
 
-def _sides(data: str, model: ChatModel, direction: Direction, progress: Progress) -> dict[str, Profile]:
-    """The profiles of a set's two sides."""
-    from steering.explain import layer_profile
-
-    positive, negative = _examples(data)
-    return {
-        side: layer_profile(model, direction, some, progress=progress)
-        for side, some in (("with the idea", positive), ("without it", negative))
-    }
-
-
 def _examples(data: str) -> tuple[list[Example], list[Example]]:
     from steering.contrast import ContrastSet
+    from steering.explain import MOST_PROMPTS
 
     examples = ContrastSet.load(data)
     return examples.positive[:MOST_PROMPTS], examples.negative[:MOST_PROMPTS]

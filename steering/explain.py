@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.models import ChatModel
 
+MOST_PROMPTS = 32  # of each side of a set, that are shown
+
 
 @dataclass(frozen=True, eq=False)
 class Profile:
@@ -75,6 +77,20 @@ def layer_profile(
         projections[indices] = at_last @ unit
         lengths[indices] = at_last.norm(dim=-1)
     return Profile(projections / lengths.clamp_min(1e-12), projections)
+
+
+def side_profiles(
+    model: ChatModel,
+    direction: Direction,
+    positive: Sequence[Example],
+    negative: Sequence[Example],
+    progress: Progress = silent,
+) -> dict[str, Profile]:
+    """The profiles of a set's two sides, by their names for people; of at most :data:`MOST_PROMPTS` of each."""
+    return {
+        name: layer_profile(model, direction, side[:MOST_PROMPTS], progress=progress)
+        for name, side in (("with the idea", positive), ("without it", negative))
+    }
 
 
 @dataclass(frozen=True)

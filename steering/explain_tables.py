@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,25 @@ if TYPE_CHECKING:
 Row = Sequence[Any]
 
 
+# What stands over the columns.
+PROFILE = ("group", "layer", "cosine", "deviation", "projection", "n")
+HEADS = ("layer", "part", "along the direction")
+TOKENS = ("side", "token", "logit")
+
+
+def as_csv(head: Row, rows: Iterable[Row]) -> str:
+    """A table as the text of a CSV file."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def write_table(path: Path, head: Row, rows: Iterable[Row]) -> Path:
     """Write one table, whole or not at all."""
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
+    with written_whole(path) as partial:
+        partial.write_text(as_csv(head, rows), encoding="utf-8", newline="")
     return path
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from steering.activations import Enough
 from steering.errors import ModelError, SteeringError
 
 if TYPE_CHECKING:
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 
 TEMPLATE = "template"  # what belongs to no part that was named
 Head = tuple[int, int]  # layer, head
-
-
-class _Enough(Exception):
-    """Ends a pass in which everything needed has been read."""
 
 
 def attention_of_heads(model: ChatModel, ids: Sequence[int], heads: Sequence[Head], token: int = -1) -> Tensor:
@@ -51,7 +48,7 @@ def attention_of_heads(model: ChatModel, ids: Sequence[int], heads: Sequence[Hea
                 raise ModelError(f"{model.label} does not tell where its heads look. Choose another model.")
             seen[layer] = weights[0, :, token].float().cpu()
             if layer == layers[-1]:
-                raise _Enough
+                raise Enough
 
         return hook
 
@@ -59,7 +56,7 @@ def attention_of_heads(model: ChatModel, ids: Sequence[int], heads: Sequence[Hea
         for layer in layers:
             attention = _attention_of(model.architecture.blocks[layer])
             stack.callback(attention.register_forward_hook(reading(layer)).remove)
-        with suppress(_Enough):
+        with suppress(Enough):
             model.model.base_model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
     return torch.stack([seen[layer][head] for layer, head in heads])
 

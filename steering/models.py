@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,11 +128,9 @@ class ChatModel:
     @cached_property
     def fingerprint(self) -> str:
         """A hash that names these weights: of the revision where there is one, else of the weights themselves."""
-        digest = hashlib.sha256(f"{self.name} {self.revision}".encode() if self.revision else b"")
-        if not self.revision:
-            for name, weight in weights(self.model):
-                digest.update(as_bytes(name, weight))
-        return digest.hexdigest()
+        if self.revision:
+            return hashlib.sha256(f"{self.name} {self.revision}".encode()).hexdigest()
+        return fingerprint_of(weights(self.model))
 
     @property
     def pad_token(self) -> int:
@@ -164,10 +162,14 @@ class ChatModel:
         return own_words.encode(self.tokenizer, messages, self.thinking)
 
 
-def as_bytes(name: str, weight: torch.Tensor) -> bytes:
-    """What of a tensor goes into a fingerprint."""
-    content = weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
-    return f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + content.tobytes()
+def fingerprint_of(named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """A hash of the weights themselves, with their names, shapes and number types."""
+    digest = hashlib.sha256()
+    for name, weight in named:
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        content: Any = weight.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

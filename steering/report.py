@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from steering.attribution import Attribution, attribute
 from steering.contrast import Example
 from steering.errors import SteeringError
-from steering.explain import Neighbours, Profile, layer_profile, neighbours
+from steering.explain import Neighbours, Profile, layer_profile, neighbours, side_profiles
 from steering.generation import stream_side_by_side
 from steering.interventions import Variant
 from steering.progress import Progress, silent
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # Nothing that a direction for refusal could answer in a harmful way.
 QUESTIONS = ("Why is the sky blue?", "How do I make pancakes?", "What can I do on a rainy Sunday?")
 PENALTY = 1.15  # as on the page
-MOST_PROMPTS = 32  # of each side
 WRITING, READING = "Writing the examples", "Reading the prompts"
 
 
@@ -86,8 +85,8 @@ def make_report(
     progress(WRITING, len(questions), len(questions))
     messages = [{"role": "user", "content": prompt}]
     profiles = {"the prompt": layer_profile(model, direction, [Example(tuple(messages))])}
-    for name, side in zip(("with the idea", "without it"), sides or (), strict=False):
-        profiles[name] = layer_profile(model, direction, side[:MOST_PROMPTS], progress=progress)
+    if sides is not None:
+        profiles |= side_profiles(model, direction, *sides, progress)
     return Report(
         direction,
         model.label,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -171,11 +169,15 @@ def _layers(report: Report) -> str:
         tables.peak_said(report.n_layers, name[0].upper() + name[1:], found) for name, found in report.profiles.items()
     )
     mark = (float(report.direction.layer), f"layer {report.direction.layer}")
-    head = ("group", "layer", "cosine", "deviation", "projection", "n")
     return (
         "<h2>Where it shows</h2><p>Cosine of the residual stream with the direction at the last token, layer by layer; "
         f"the band is one standard deviation. {html.escape(said)}</p>"
-        + _card(chart(lines, said, "layer", "cosine", mark), "profile.csv", head, tables.profile_rows(report.profiles))
+        + _card(
+            chart(lines, said, "layer", "cosine", mark),
+            "profile.csv",
+            tables.PROFILE,
+            tables.profile_rows(report.profiles),
+        )
     )
 
 
@@ -191,8 +193,7 @@ def _heads(report: Report) -> str:
     return (
         f"<h2>Which heads write it</h2><p>What each head and MLP wrote along the direction into the last token of "
         f"“{html.escape(report.prompt)}”, before the direction’s layer; orange along it, blue against it. "
-        f"{html.escape(said)}</p>"
-        + _card(picture, "heads.csv", ("layer", "part", "along the direction"), tables.head_rows(found))
+        f"{html.escape(said)}</p>" + _card(picture, "heads.csv", tables.HEADS, tables.head_rows(found))
     )
 
 
@@ -207,7 +208,7 @@ def _tokens(report: Report) -> str:
         + _card(
             f"<p>Promoted: {listed(report.tokens.promoted)}</p><p>Demoted: {listed(report.tokens.demoted)}</p>",
             "tokens.csv",
-            ("side", "token", "logit"),
+            tables.TOKENS,
             tables.neighbour_rows(report.tokens),
         )
     )
@@ -252,10 +253,6 @@ def _number(value: Any) -> str:
 
 def _card(content: str, file: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A picture with its figures as a file to take along."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(head)
-    writer.writerows(rows)
-    link = f"data:text/csv;charset=utf-8,{quote(text.getvalue())}"
+    link = f"data:text/csv;charset=utf-8,{quote(tables.as_csv(head, rows))}"
     named = f'<a download="{file}" href="{link}">These figures as CSV</a>'
     return f'<div class="card">{content}</div><p class="csv">{named}</p>'

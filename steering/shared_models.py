@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from steering.data_parallel import Helper, Helpers
 from steering.errors import ModelError, SteeringError
 from steering.machine import preferred_dtype
 from steering.model_files import read_config
-from steering.models import ChatModel, as_bytes, load_model, weights
+from steering.models import ChatModel, fingerprint_of, load_model, weights
 from steering.placement import chosen_device, chosen_dtype
 from steering.processes import Over
 from steering.progress import Progress, silent
@@ -83,7 +83,7 @@ def load_shared(
         model.helpers = Helpers(processes) if processes.leads else None
         return model
     if not model.revision:
-        model.fingerprint = _fingerprint(model)
+        model.fingerprint = fingerprint_of(_whole_weights(model))
     if processes.leads:
         model.leader = Leader(model, processes)
     return model
@@ -113,12 +113,9 @@ def follow(model: ChatModel, processes: Processes, *, whole: bool = False) -> No
         follower.follow()
 
 
-def _fingerprint(model: ChatModel) -> str:
+def _whole_weights(model: ChatModel) -> Iterator[tuple[str, torch.Tensor]]:
     """As in one process: each part is brought together, in all processes at once, and forgotten again."""
     from torch.distributed.tensor import DTensor
 
-    digest = hashlib.sha256()
     for name, weight in weights(model.model):
-        whole = weight.full_tensor() if isinstance(weight, DTensor) else weight
-        digest.update(as_bytes(name, whole))
-    return digest.hexdigest()
+        yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight

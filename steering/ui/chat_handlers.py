@@ -12,6 +12,7 @@ from steering.ui.carried import Linked, as_json, as_markdown, link_address, link
 from steering.ui.chat import Chat
 from steering.ui.chat_view import loading_line
 from steering.ui.columns import BOTH
+from steering.ui.conversations import Turn
 from steering.ui.ideas import is_own, title_of
 from steering.ui.layout import COPY_LINK, COPY_MARKDOWN, SAVE_RUN, Components
 from steering.ui.model_choice import ModelChoice
@@ -162,9 +163,11 @@ class ChatHandlers:
         turns = self.chat.shown_turns(session)
         if not turns:
             return likeliest_line(number, [None] * len(session.columns))
-        turn = turns[-1]
-        found = [turn.likeliest_at(column, number) for column in session.columns]
-        return likeliest_line(number, found)
+        return self.likeliest_told(turns[-1], number, session.columns)
+
+    def likeliest_told(self, turn: Turn, number: int, columns: tuple[str, ...]) -> str:
+        """The line for the inspector, of a token of a turn."""
+        return likeliest_line(number, [turn.likeliest_at(column, number) for column in columns])
 
     # ------------------------------------------------------------------ going back
 

@@ -6,7 +6,7 @@ import gc
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -123,15 +123,18 @@ class Engine:
             from transformers.utils import logging as transformers_logging
 
             from steering.models import load_model
-            from steering.shared_models import load_shared
 
             transformers_logging.disable_progress_bar()
-            together = self.options.processes
-            model = (load_model if together is None else partial(load_shared, together))(
+            load: Callable[..., ChatModel] = load_model
+            if self.options.processes is not None:
+                from steering.shared_models import load_shared
+
+                load = partial(load_shared, self.options.processes)
+            model = load(
                 loading.source,
                 device=self.options.device,
                 dtype=self.options.dtype,
-                quantization=self.options.quantization,  # type: ignore[arg-type]
+                quantization=self.options.quantization,
                 revision=revision,
                 progress=progress,
             )

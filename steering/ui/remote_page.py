@@ -10,7 +10,7 @@ import gradio as gr
 from steering.ui.carried import Linked, as_json, as_markdown, link_address, link_query, read_link
 from steering.ui.chat_handlers import QUICK, ChatHandlers
 from steering.ui.columns import BESIDE
-from steering.ui.conversations import Likeliest
+from steering.ui.conversations import Likeliest, Turn
 from steering.ui.ideas import GENERAL_QUESTIONS
 from steering.ui.inputs import Page
 from steering.ui.layout import Components, build_layout, page_options
@@ -158,17 +158,11 @@ class RemoteHandlers(ChatHandlers):
         penalty = gr.update(interactive=takes, info=PENALTY if takes else NO_PENALTY)
         return [log, told, engine.state_words, penalty, every]
 
-    def look_at(self, request: gr.Request, event: gr.EventData) -> str:
+    def likeliest_told(self, turn: Turn, number: int, columns: tuple[str, ...]) -> str:
         """What each answer might have said, where the servers said it."""
-        number = event.number if isinstance(event.number, int) else 0
-        session = self.sessions.of(request)
-        turns = self.chat.shown_turns(session)
-        if not turns:
-            return likeliest_line(number, [None] * len(session.columns))
-        turn = turns[-1]
         if not turn.likeliest:
             return likeliest_line(number, [], message=NO_LIKELIEST)
-        found: list[Likeliest | None] = [turn.likeliest_at(column, number) for column in session.columns]
+        found: list[Likeliest | None] = [turn.likeliest_at(column, number) for column in columns]
         for place in range(len(found)):
             if found[place] is None and f"\nT|{number}|{place}|" in turn.log:
                 found[place] = []  # written, but by a server that says no more
