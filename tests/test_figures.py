@@ -8,6 +8,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from steering.figures import UNKNOWN, Figure, auroc, bootstrapped, wilson
 
@@ -49,6 +50,12 @@ def test_the_interval_of_a_share_is_wilsons(count: int, n: int) -> None:
     expected = [share, (middle - reach) / (1 + z * z / n), (middle + reach) / (1 + z * z / n)]
     assert [figure.value, figure.low, figure.high] == pytest.approx(expected, abs=1e-6)
     assert figure.n == n
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 1), (0, 50), (1, 50), (49, 50), (123, 1000), (1000, 1000)])
+def test_the_interval_of_a_share_is_that_of_statsmodels(count: int, n: int) -> None:
+    figure = wilson(count, n)
+    assert (figure.low, figure.high) == pytest.approx(proportion_confint(count, n, method="wilson"), abs=1e-12)
 
 
 def test_nothing_measured_is_unknown() -> None:

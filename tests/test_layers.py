@@ -19,6 +19,7 @@ LAYERS = (
         "errors",
         "exchange_kinds",
         "figures",
+        "paired",
         "paper_choices",
         "pass_lock",
         "progress",
