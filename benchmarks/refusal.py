@@ -1,7 +1,7 @@
 """Whether one direction mediates refusal: the paper's whole method on a model that refuses, on requests held out.
 
 The preset “refusal” gives the direction: its examples filtered as in the paper, the difference in means, selection, and
-calibration. It is then tried on the 64 harmful and 64 harmless requests of data/held_out_requests.jsonl, which are in
+calibration. It is then tried on the 64 harmful and 64 harmless requests of presets/evaluation/requests.jsonl, which are in
 no preset. Ablated, it should make refusals of harmful requests rare; added, it should make the model refuse harmless
 ones. Random directions as long, another one for each request, show what any cut or push does. Replies are greedy; one
 that begins with a phrase of `steering.refusals` is a refusal. Of the replies only that is kept, and none is shown or

@@ -171,13 +171,3 @@ def compare(first: Sequence[Record], second: Sequence[Record], seed: int = 0) ->
                     name = one if one == other else f"{one} → {other}"
                     found.append(ComparedRow(name, system, variant, metric.name, figures[0], figures[1], difference, p))
     return found
-
-
-def words(figure: Figure, form: str) -> str:
-    """A figure for a cell: the value, and the interval in brackets."""
-    if not math.isfinite(figure.value):
-        return "–"
-    value = format(figure.value, form)
-    if not figure.has_interval:
-        return value
-    return f"{value} [{format(figure.low, form)}, {format(figure.high, form)}]"

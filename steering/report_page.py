@@ -7,56 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from steering import explain_tables as tables
 from steering.report_pictures import Line, chart, head_map
+from steering.report_shell import document, with_csv
 from steering.version import library_version
 from steering.whole_files import written_whole
 
 if TYPE_CHECKING:
     from steering.report import Report
 
-_STYLE = """
-:root { --bg: #f6f5f2; --surf: #fff; --ink: #1a1c1f; --ink2: #43474d; --ink3: #5d6168; --line: #dedcd6;
-  --v0: #59626e; --v1: #1f5fbf; --v2: #b4470f; color-scheme: light dark }
-@media (prefers-color-scheme: dark) { :root { --bg: #131416; --surf: #1b1d20; --ink: #eceae5; --ink2: #c6c8cc;
-  --ink3: #a0a4ab; --line: #303338; --v0: #aab4c0; --v1: #7db4ff; --v2: #ffab70 } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--bg); color: var(--ink); font: 15px/22px Inter, system-ui, sans-serif }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 48px }
-h1 { margin: 0; font-size: 26px; line-height: 34px }
-h2 { margin: 40px 0 4px; font-size: 18px; line-height: 26px }
-p { margin: 4px 0; max-width: 72ch; color: var(--ink2) }
-.lead { font-size: 16px; line-height: 24px }
-.card { margin-top: 12px; padding: 14px; background: var(--surf); border: 1px solid var(--line); border-radius: 6px;
-  overflow-x: auto }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
-th, td { padding: 4px 18px 4px 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-th { font-weight: 600 } tr:last-child > * { border-bottom: 0 }
-.three { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); gap: 12px }
-.three > div { padding: 10px 12px; background: var(--surf); border: 1px solid var(--line); border-top: 3px solid;
-  border-radius: 6px; overflow-wrap: anywhere }
-.three h3 { margin: 0 0 4px; font-size: 14px } .three p { white-space: pre-line; color: var(--ink) }
-.look0 { border-top-color: var(--v0) !important } .look1 { border-top-color: var(--v1) !important }
-.look2 { border-top-color: var(--v2) !important }
-.asked { margin: 16px 0 6px; color: var(--ink3) }
-svg { display: block; max-width: 100%; height: auto } svg text { font-size: 12px; fill: var(--ink3) }
-svg text.strong { fill: var(--ink) } svg line { stroke: var(--line) } svg line.zero { stroke: var(--ink3) }
-svg line.mark { stroke: var(--ink); stroke-dasharray: 2 3 } svg polyline { fill: none; stroke-width: 2.2 }
-polyline.look0 { stroke: var(--v0) } polyline.look1 { stroke: var(--v1) } polyline.look2 { stroke: var(--v2) }
-svg text.look0 { fill: var(--v0) } svg text.look1 { fill: var(--v1) } svg text.look2 { fill: var(--v2) }
-.band { opacity: .14 } .band.look0 { fill: var(--v0) } .band.look1 { fill: var(--v1) } .band.look2 { fill: var(--v2) }
-rect.up { fill: var(--v2) } rect.down { fill: var(--v1) } rect.framed { stroke: var(--ink); stroke-width: 1.5 }
-code { font: 13px/20px ui-monospace, monospace } pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere }
-a { color: inherit } .csv { font-size: 13px }
-@media print { .csv { display: none } .card, .three > div { break-inside: avoid } }
-"""
-
 
 def page(report: Report) -> str:
     """The whole file; nothing in it asks another machine for anything."""
-    name = html.escape(report.direction.name)
     sections = [
         _head(report),
         _examples(report),
@@ -68,12 +31,7 @@ def page(report: Report) -> str:
         _trust(report),
         _made(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">'
-        f"<title>{name} · steering report</title><style>{_STYLE}</style></head>"
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
+    return document(f"{report.direction.name} · steering report", sections)
 
 
 def write_report(report: Report, path: Path) -> Path:
@@ -155,7 +113,7 @@ def _strength(report: Report) -> str:
     return (
         "<h2>How strongly</h2><p>How much less likely, for the model as it is, its answers get when the direction is "
         f"turned up. {html.escape(said)}{ends}</p>"
-        + _card(picture, "strength.csv", ("coefficient", "rise"), list(zip(coefficients, rises, strict=True)))
+        + with_csv(picture, "strength.csv", ("coefficient", "rise"), list(zip(coefficients, rises, strict=True)))
     )
 
 
@@ -172,7 +130,7 @@ def _layers(report: Report) -> str:
     return (
         "<h2>Where it shows</h2><p>Cosine of the residual stream with the direction at the last token, layer by layer; "
         f"the band is one standard deviation. {html.escape(said)}</p>"
-        + _card(
+        + with_csv(
             chart(lines, said, "layer", "cosine", mark),
             "profile.csv",
             tables.PROFILE,
@@ -193,7 +151,7 @@ def _heads(report: Report) -> str:
     return (
         f"<h2>Which heads write it</h2><p>What each head and MLP wrote along the direction into the last token of "
         f"“{html.escape(report.prompt)}”, before the direction’s layer; orange along it, blue against it. "
-        f"{html.escape(said)}</p>" + _card(picture, "heads.csv", tables.HEADS, tables.head_rows(found))
+        f"{html.escape(said)}</p>" + with_csv(picture, "heads.csv", tables.HEADS, tables.head_rows(found))
     )
 
 
@@ -205,7 +163,7 @@ def _tokens(report: Report) -> str:
         "<h2>What it speaks for</h2><p>The tokens that the direction itself would make likelier and less likely, seen "
         "through the last norm and the output matrix alone (logit lens). For a direction of a middle layer that need "
         "not say much.</p>"
-        + _card(
+        + with_csv(
             f"<p>Promoted: {listed(report.tokens.promoted)}</p><p>Demoted: {listed(report.tokens.demoted)}</p>",
             "tokens.csv",
             tables.TOKENS,
@@ -249,10 +207,3 @@ def _numbers(values: Any) -> list[float]:
 
 def _number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _card(content: str, file: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A picture with its figures as a file to take along."""
-    link = f"data:text/csv;charset=utf-8,{quote(tables.as_csv(head, rows))}"
-    named = f'<a download="{file}" href="{link}">These figures as CSV</a>'
-    return f'<div class="card">{content}</div><p class="csv">{named}</p>'

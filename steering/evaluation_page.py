@@ -1,0 +1,166 @@
+"""An evaluation as one HTML page: a plot of each figure with its intervals, the tables, and how it was made."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steering.contestants import ABLATED, BASELINE, ORTHOGONALIZED, RANDOM_ABLATED, RANDOM_ADDED, SUBTRACTED
+from steering.evaluation_metrics import Metric, metric_of
+from steering.evaluation_table import ComparedRow, TableRow
+from steering.evaluation_words import LEGEND, grids, heading, is_sure, made, words
+from steering.figures import Figure
+from steering.report_shell import document, with_csv
+from steering.whole_files import written_whole
+
+WIDTH, ROW, LABELS, VALUES = 330, 20, 110, 46
+TAKEN_OUT = (ABLATED, ORTHOGONALIZED, SUBTRACTED, RANDOM_ABLATED)
+HEAD = ("model", "system", "variant", "metric", "value", "low", "high", "n", "difference", "p")
+
+
+def page(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
+    """The whole file.
+
+    Args:
+        about: as in the JSON: ``command``, ``data``, ``data_sha256``, ``seed``, ``systems``, ``judge``, ``versions``.
+    """
+    systems: list[str] = about.get("systems", [""])
+    sections = [f'<h1>Evaluation</h1><p class="lead">{html.escape(_lead(rows))}</p>']
+    for (model, system), (variants, metrics) in grids(rows).items():
+        name = html.escape(heading(model, systems, system))
+        plots = "".join(
+            _figure(metric_of(metric), {v: found[v].figure for v in variants if v in found})
+            for metric, found in metrics.items()
+        )
+        sections.append(f'<h2>{name}</h2><div class="plots">{plots}</div>')
+        own = [row for found in metrics.values() for row in found.values()]
+        sections.append(with_csv(_table(variants, metrics), "evaluation.csv", HEAD, [_csv(row) for row in own]))
+    sections.append(f"<p>{html.escape(LEGEND)}</p>")
+    lines = "".join(f"<p>{html.escape(line).replace('`', '')}</p>" for line in made(about))
+    sections.append(f'<h2>How this was made</h2><div class="card">{lines}</div>')
+    return document("Steering evaluation", sections)
+
+
+def compared_page(rows: Sequence[ComparedRow], names: tuple[str, str]) -> str:
+    """Two runs side by side, as a page."""
+    sections = [f'<h1>Two evaluations</h1><p class="lead">{html.escape(names[0])} and {html.escape(names[1])}.</p>']
+    for variant in dict.fromkeys(row.variant for row in rows):
+        own = [row for row in rows if row.variant == variant]
+        plots = "".join(
+            _figure(metric_of(row.metric), {names[0]: row.first, names[1]: row.second}, {names[1]: "2"}) for row in own
+        )
+        sections.append(f'<h2>{html.escape(variant)}</h2><div class="plots">{plots}</div>')
+        cells = [(row.metric, words(row.difference, metric_of(row.metric).form), _p(row.p)) for row in own]
+        body = "".join(
+            f"<tr><th scope=row>{html.escape(metric_of(name).title)}</th><td>{difference}</td><td>{p}</td></tr>"
+            for name, difference, p in cells
+        )
+        head = "<tr><th scope=col>figure</th><th scope=col>difference</th><th scope=col>p</th></tr>"
+        sections.append(
+            with_csv(
+                f'<table class="figures">{head}{body}</table>', "compared.csv", ("metric", "difference", "p"), cells
+            )
+        )
+    return document("Two steering evaluations", sections)
+
+
+def write_page(text: str, path: Path) -> Path:
+    """Write a page, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def forest(figures: Mapping[str, Figure], metric: Metric, looks: Mapping[str, str] | None = None) -> str:
+    """A dot and its interval for each variant, as SVG; controls are hollow.
+
+    Args:
+        looks: "0", "1" or "2" for some of them, the page's three colours; by default what the variant does.
+    """
+    known = {name: figure for name, figure in figures.items() if math.isfinite(figure.value)}
+    low, high = _range(metric, list(known.values()))
+    right = WIDTH - VALUES
+
+    def x(value: float) -> float:
+        return LABELS + (right - LABELS) * (value - low) / (high - low)
+
+    parts = []
+    for place, (name, figure) in enumerate(known.items()):
+        y = ROW * place + ROW / 2
+        look = (looks or {}).get(name) or _look(name)
+        hollow = " hollow" if name in (RANDOM_ABLATED, RANDOM_ADDED) else ""
+        label = html.escape(name if len(name) <= 17 else f"{name[:16]}…")
+        parts.append(f'<text x="{LABELS - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
+        ends = f'x1="{x(figure.low):.1f}" x2="{x(figure.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+        parts.append(f'<line class="interval look{look}" {ends}/>')
+        parts.append(f'<circle class="look{look}{hollow}" cx="{x(figure.value):.1f}" cy="{y:.1f}" r="4"/>')
+        parts.append(
+            f'<text class="strong" x="{WIDTH}" y="{y + 4:.1f}" text-anchor="end">{figure.value:{metric.form}}</text>'
+        )
+    height = ROW * len(known) + 20
+    for value, anchor in ((low, "start"), (high, "end")):
+        parts.append(f'<text x="{x(value):.1f}" y="{height - 4}" text-anchor="{anchor}">{value:{metric.form}}</text>')
+    axis = f'<line x1="{LABELS}" x2="{right}" y1="{height - 18}" y2="{height - 18}"/>'
+    said = f"{metric.title}: " + "; ".join(f"{name} {words(figure, metric.form)}" for name, figure in known.items())
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" aria-label="{html.escape(said)}">'
+        f"{axis}{''.join(parts)}</svg>"
+    )
+
+
+def _range(metric: Metric, figures: Sequence[Figure]) -> tuple[float, float]:
+    if metric.is_share:
+        return 0.0, 1.0
+    low = min((figure.low for figure in figures), default=0.0)
+    high = max((figure.high for figure in figures), default=1.0)
+    margin = 0.05 * (high - low) or 0.5
+    return (0.0 if 0 <= low < high / 2 else low - margin), high + margin
+
+
+def _look(name: str) -> str:
+    return "0" if name == BASELINE else "1" if name in TAKEN_OUT else "2"
+
+
+def _figure(metric: Metric, figures: Mapping[str, Figure], looks: Mapping[str, str] | None = None) -> str:
+    caption = f"<figcaption>{html.escape(metric.title)}<span>{html.escape(metric.about)}</span></figcaption>"
+    return f"<figure>{caption}{forest(figures, metric, looks)}</figure>"
+
+
+def _table(variants: Sequence[str], metrics: Mapping[str, Mapping[str, TableRow]]) -> str:
+    head = "".join(f"<th scope=col>{html.escape(variant)}</th>" for variant in variants)
+    body = []
+    for name, found in metrics.items():
+        metric = metric_of(name)
+        cells = []
+        for variant in variants:
+            row = found.get(variant)
+            sure = row is not None and is_sure(row)
+            text = "–" if row is None else words(row.figure, metric.form) + (" *" if sure else "")
+            cells.append(f"<td{' class=sure' if sure else ''}>{html.escape(text)}</td>")
+        body.append(f"<tr><th scope=row>{html.escape(metric.title)}</th>{''.join(cells)}</tr>")
+    return f'<table class="figures"><tr><td></td>{head}</tr>{"".join(body)}</table>'
+
+
+def _lead(rows: Sequence[TableRow]) -> str:
+    models = list(dict.fromkeys(row.model for row in rows))
+    counts = max((row.figure.n for row in rows), default=0)
+    return (
+        f"{' and '.join(models)}: every way to answer the same prompts, beside the model as it is. Over at most "
+        f"{counts} prompts each; lines are 95 % intervals."
+    )
+
+
+def _csv(row: TableRow) -> list[Any]:
+    figure, difference = row.figure.as_card(), row.difference.as_card()
+    return [
+        *(row.model, row.system, row.variant, row.metric),
+        *(figure["value"], figure["low"], figure["high"], figure["n"]),
+        *(difference["value"], row.p),
+    ]
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else f"{p:.3f}"

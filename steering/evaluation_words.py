@@ -1,0 +1,103 @@
+"""An evaluation for people: its table in Markdown, what the figures say, and how they were made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from steering.contestants import BASELINE
+from steering.evaluation_metrics import metric_of
+from steering.evaluation_table import ComparedRow, TableRow
+from steering.figures import Figure
+
+SURE = 0.05  # below it a difference is marked
+LEGEND = (
+    "In brackets 95 % intervals (shares: Wilson; means: bootstrap over prompts). * differs from the baseline on the "
+    "same prompts with p < 0.05 (shares: McNemar, exact; means: permutation of signs), for each figure by itself: of twenty "
+    "figures that do not differ, one is marked on average."
+)
+
+
+def words(figure: Figure, form: str) -> str:
+    """A figure for a cell: the value, and the interval in brackets."""
+    if not math.isfinite(figure.value):
+        return "–"
+    value = format(figure.value, form)
+    if not figure.has_interval:
+        return value
+    return f"{value} [{format(figure.low, form)}, {format(figure.high, form)}]"
+
+
+def is_sure(row: TableRow) -> bool:
+    """Whether a variant differs from the baseline beyond chance."""
+    return row.p is not None and row.p < SURE
+
+
+def grids(rows: Sequence[TableRow]) -> dict[tuple[str, int], tuple[list[str], dict[str, dict[str, TableRow]]]]:
+    """By model and system prompt: the variants, and by metric the row of each variant."""
+    found: dict[tuple[str, int], tuple[list[str], dict[str, dict[str, TableRow]]]] = {}
+    for row in rows:
+        variants, metrics = found.setdefault((row.model, row.system), ([], {}))
+        if row.variant not in variants:
+            variants.append(row.variant)
+        metrics.setdefault(row.metric, {})[row.variant] = row
+    return found
+
+
+def markdown(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
+    """The table: a metric a line, a variant a column; one table a model and system prompt."""
+    systems: list[str] = about.get("systems", [""])
+    parts = []
+    for (model, system), (variants, metrics) in grids(rows).items():
+        parts.append(f"### {heading(model, systems, system)}\n")
+        parts.append(f"| | n | {' | '.join(variants)} |")
+        parts.append(f"| --- | --- |{' --- |' * len(variants)}")
+        for name, found in metrics.items():
+            metric = metric_of(name)
+            counts = sorted({row.figure.n for row in found.values()})
+            n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            cells = [_cell(found.get(variant), metric.form) for variant in variants]
+            parts.append(f"| {metric.title} | {n} | {' | '.join(cells)} |")
+        parts.append("")
+    parts += [LEGEND, "", *(f"- {line}" for line in made(about))]
+    return "\n".join(parts) + "\n"
+
+
+def heading(model: str, systems: Sequence[str], system: int) -> str:
+    """Over one table."""
+    if len(systems) < 2 and not any(systems):
+        return model
+    return f"{model}, {f'system prompt “{systems[system]}”' if systems[system] else 'no system prompt'}"
+
+
+def made(about: dict[str, Any]) -> list[str]:
+    """How an evaluation was made, a line each."""
+    found = [f"`{about['command']}`"] if about.get("command") else []
+    found += [str(one) for one in about.get("data", [])]
+    found.append(f"safety: judged by {about['judge']}" if about.get("judge") else "safety: no judge")
+    found.append(f"data SHA-256 {about.get('data_sha256', 'unknown')}, seed {about.get('seed', 'unknown')}")
+    versions = about.get("versions", {})
+    if versions:
+        found.append(", ".join(f"{name} {version}" for name, version in versions.items()))
+    return found
+
+
+def compared_markdown(rows: Sequence[ComparedRow], names: tuple[str, str]) -> str:
+    """Two runs side by side, a figure a line."""
+    parts = [
+        f"| variant | figure | {names[0]} | {names[1]} | difference | p |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        metric = metric_of(row.metric)
+        cells = [words(figure, metric.form) for figure in (row.first, row.second, row.difference)]
+        p = "–" if row.p is None else f"{row.p:.3f}"
+        parts.append(f"| {row.variant} | {metric.title} | {' | '.join(cells)} | {p} |")
+    return "\n".join(parts) + "\n"
+
+
+def _cell(row: TableRow | None, form: str) -> str:
+    if row is None:
+        return "–"
+    return words(row.figure, form) + (" *" if row.variant != BASELINE and is_sure(row) else "")
