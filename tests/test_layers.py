@@ -45,7 +45,7 @@ LAYERS = (
     ),
     ("float32_linear", "machine"),
     ("catalogue", "model_files", "models", "placement"),
-    ("activations", "contrast", "tree_masks"),
+    ("activations", "contrast", "named_set_files", "named_sets", "tree_masks"),
     (
         "direction",
         "direction_files",
