@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.cli_evaluate import about_compare, about_evaluate, compare_to, evaluate_to
 from steering.cli_exchange import about_check, about_export, about_import, export_to, import_from
 from steering.cli_explain import about_explain, about_report, explain_to, report_to
 from steering.cli_hub import about_pull, about_push, pull_from, push_to
@@ -96,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     about_report(_command(commands, "report", _report, "write one HTML file with all that is known of a direction"))
     for command in (compute, select, calibrate, card, chat):
         about_processes(command)
+    about_evaluate(
+        _command(commands, "evaluate", _evaluate, "a table with intervals of what a direction does", one_model=False)
+    )
+    about_compare(_command(commands, "compare", _compare, "two evaluations side by side", one_model=False))
     about_push(
         _command(commands, "push", _push, "publish a direction, a set or an edited model on the hub, with a card")
     )
@@ -108,13 +113,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], dict[str, Any] | None], words: str
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], dict[str, Any] | None],
+    words: str,
+    *,
+    one_model: bool = True,
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=words, description=f"{words[0].upper()}{words[1:]}."
     )
     command.set_defaults(run=run)
-    command.add_argument("--model", default="bundled", help="“bundled”, a hub id, a folder, or a .gguf file")
+    if one_model:
+        command.add_argument("--model", default="bundled", help="“bundled”, a hub id, a folder, or a .gguf file")
     command.add_argument("--device", help="cpu, cuda, or auto")
     command.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"])
     command.add_argument("--quantization", choices=["8bit", "4bit"], help="through bitsandbytes")
@@ -277,6 +288,25 @@ def _report(options: argparse.Namespace) -> dict[str, Any]:
     direction = _direction(options, model)
     with ProgressBar(options) as progress:
         return report_to(options, model, direction, progress)
+
+
+def _evaluate(options: argparse.Namespace) -> dict[str, Any] | None:
+    def of(source: str, **others: Any) -> argparse.Namespace:
+        return argparse.Namespace(**{**vars(options), "model": source, **others})
+
+    with ProgressBar(options) as progress:
+        result = evaluate_to(
+            options,
+            lambda source: _model(of(source)),
+            lambda name, source, model: _direction(of(source, direction=name), model),
+            progress,
+        )
+    return result if options.json else None
+
+
+def _compare(options: argparse.Namespace) -> dict[str, Any] | None:
+    result = compare_to(options)
+    return result if options.json else None
 
 
 def _push(options: argparse.Namespace) -> dict[str, Any]:

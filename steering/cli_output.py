@@ -17,6 +17,7 @@ class ProgressBar:
     def __init__(self, options: argparse.Namespace) -> None:
         self._quiet = options.quiet
         self._bar: Any = None
+        self._what = ""
 
     def __enter__(self) -> Progress:
         return self._report
@@ -30,8 +31,9 @@ class ProgressBar:
             return
         from tqdm import tqdm
 
-        if self._bar is None or self._bar.desc != f"{what}: ":
+        if self._what != what:
             self.__exit__()
+            self._what = what
             shape = "{desc}{percentage:3.0f}% {elapsed}<{remaining}"
             self._bar = tqdm(desc=what, total=total, file=sys.stderr, leave=False, bar_format=shape)
         self._bar.total = total

@@ -24,11 +24,13 @@ from steering.generation import stream_side_by_side
 from steering.interventions import Variant
 from steering.progress import Progress, silent
 from steering.refusals import PAPER_PHRASES, REFUSAL_PHRASES, has_phrase, is_refusal
-from steering.reply_logits import GivenReply, negative_log_likelihoods, read_beside
+from steering.reply_logits import GivenReply, read_beside, reply_log_probabilities
 from steering.reply_readings import TOPIC_TOKENS, ReadReply
 from steering.style_markers import count_markers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steering.contrast import Example
     from steering.models import ChatModel
 
@@ -167,16 +169,21 @@ class Evaluation:
         asked = {number: with_system(list(examples[number].messages), system or None) for number in numbers}
         written = self._written(asked, system)
         prompts = {number: self.model.encode(asked[number]) for number in numbers}
-        likelihoods = self._likelihoods(written, prompts)
-        gains = self._gains(written, prompts, likelihoods, side, system)
+        known = self._log_probabilities(written, prompts)
+        likelihoods = {key: -float(one.mean()) for key, one in known.items()}
+        read = {
+            (number, name): ReadReply(reply.text, reply.ids, likelihoods[number, name] - likelihoods[number, BASELINE])
+            for (number, name), reply in written.items()
+        }
+        unclear = [key for key, one in read.items() if not one.is_broken and not one.refuses(self.plan.phrases)]
+        gains = self._gains(written, unclear, known, side, system)
         verdicts = self._verdicts(written, examples) if side == HARMFUL else {}
         found = []
         for number in numbers:
             costs = self._costs(written, examples, asked, number, system) if side == HARMLESS else {}
-            own = likelihoods[number, BASELINE]
             for one in self.contestants:
                 key = number, one.name
-                reply = ReadReply(written[key].text, written[key].ids, likelihoods[key] - own)
+                reply = read[key]
                 record: Record = {
                     "model": self.model.label,
                     "system": place,
@@ -217,44 +224,35 @@ class Evaluation:
                 found[number, one.name] = Written(ids, text)
         return found
 
-    def _likelihoods(
+    def _log_probabilities(
         self, written: dict[tuple[int, str], Written], prompts: dict[int, list[int]]
-    ) -> dict[tuple[int, str], float]:
-        """−mean log P of each reply's tokens under the model as it is, nats; NaN for an empty one."""
+    ) -> dict[tuple[int, str], Tensor]:
+        """log P of each reply's tokens under the model as it is."""
         rows = [GivenReply(prompts[number], reply.ids, _PLAIN) for (number, _), reply in written.items()]
-        return dict(zip(written, negative_log_likelihoods(self.model, rows), strict=True))
+        return dict(zip(written, reply_log_probabilities(self.model, rows), strict=True))
 
     def _gains(
         self,
         written: dict[tuple[int, str], Written],
-        prompts: dict[int, list[int]],
-        likelihoods: dict[tuple[int, str], float],
+        unclear: Sequence[tuple[int, str]],
+        known: dict[tuple[int, str], Tensor],
         side: str,
         system: str,
     ) -> dict[tuple[int, str], float]:
-        """What its own prompt gains each reply's beginning over the best of a few others, nats.
-
-        Only of replies whose topic decides how they read.
-        """
-        open_ = []
-        for (number, name), reply in written.items():
-            read = ReadReply(reply.text, reply.ids, likelihoods[number, name] - likelihoods[number, BASELINE])
-            if not read.is_broken and not read.refuses(self.plan.phrases):
-                open_.append((number, name))
+        """What its own prompt gains each unclear reply's beginning over the best of a few others, nats."""
         examples = self.plan.side(side)
         rows = []
-        for number, name in open_:
-            others = [(number + step) % len(examples) for step in range(1, OTHER_PROMPTS + 1)]
-            others = [other for other in dict.fromkeys(others) if other != number]
-            behind = [prompts[number]] + [
-                self.model.encode(with_system(list(examples[other].messages), system or None)) for other in others
-            ]
-            rows.append([GivenReply(prompt, written[number, name].ids[:TOPIC_TOKENS], _PLAIN) for prompt in behind])
-        flat = iter(negative_log_likelihoods(self.model, [row for part in rows for row in part]))
-        found = {}
-        for key, part in zip(open_, rows, strict=True):
-            own, *others_own = (len(row.reply) * next(flat) for row in part)
-            found[key] = min(others_own) - own
+        for number, name in unclear:
+            others = {(number + step) % len(examples) for step in range(1, OTHER_PROMPTS + 1)} - {number}
+            for other in sorted(others):
+                prompt = self.model.encode(with_system(list(examples[other].messages), system or None))
+                rows.append(((number, name), GivenReply(prompt, written[number, name].ids[:TOPIC_TOKENS], _PLAIN)))
+        found: dict[tuple[int, str], float] = {}
+        for (key, _), elsewhere in zip(
+            rows, reply_log_probabilities(self.model, [row for _, row in rows]), strict=True
+        ):
+            gain = float(known[key][:TOPIC_TOKENS].sum() - elsewhere.sum())
+            found[key] = min(gain, found.get(key, math.inf))
         return found
 
     def _verdicts(
@@ -314,21 +312,13 @@ class Evaluation:
         found = []
         for number in part:
             first, *ids = windows[number]
-            for one in self.contestants:
-                if one.name == PROMPTED:  # there is nobody to ask
-                    continue
-                row = GivenReply([first], ids, one.act(number, None))
-                [likelihood] = negative_log_likelihoods(self._model(one.checkpoint), [row])
-                found.append(
-                    {
-                        "model": self.model.label,
-                        "system": 0,
-                        "side": TEXT,
-                        "prompt": f"{number:06}",
-                        "variant": one.name,
-                        "ce": likelihood,
-                    }
-                )
+            for source in dict.fromkeys(one.checkpoint for one in self.contestants):
+                # Who is just asked is left out: there is nobody to ask.
+                own = [one for one in self.contestants if one.checkpoint == source and one.name != PROMPTED]
+                rows = [GivenReply([first], ids, one.act(number, None)) for one in own]
+                for one, known in zip(own, reply_log_probabilities(self._model(source), rows), strict=True):
+                    about = {"model": self.model.label, "system": 0, "side": TEXT, "variant": one.name}
+                    found.append(about | {"prompt": f"{number:06}", "ce": -float(known.mean())})
         return found
 
     def _task(self, task: str, one: Contestant) -> list[Record]:

@@ -16,6 +16,8 @@ from typing import Any
 from steering.errors import SteeringError
 
 Record = dict[str, Any]
+RECORDS = "records.jsonl"
+PART = "part "  # a job of this name says what a part is made of
 
 
 class RecordFile:
@@ -44,7 +46,7 @@ class RecordFile:
                 f"Records cannot be kept in {path}: {error}. Choose another folder with --out."
             ) from error
         if lines:
-            self._require_same(lines[0], run)
+            self._require_same(lines[0]["run"], run)
             self._done = {line["job"]: line["records"] for line in lines[1:]}
 
     def __contains__(self, job: str) -> bool:
@@ -55,9 +57,21 @@ class RecordFile:
         self._append({"job": job, "records": records})
         self._done[job] = records
 
+    def claim(self, part: str, run: Mapping[str, Any]) -> None:
+        """Say what a part of the run is made of, as one model of several; it is the same when the run goes on.
+
+        Raises:
+            SteeringError: if the records hold the part of another run.
+        """
+        name = f"{PART}{part}"
+        if name in self._done:
+            self._require_same(self._done[name][0], run)
+        else:
+            self.add(name, [dict(run)])
+
     def records(self) -> list[Record]:
         """All that were kept, in the order of their jobs' names, which does not depend on when they were done."""
-        return [record for job in sorted(self._done) for record in self._done[job]]
+        return _in_order(self._done)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with self.path.open("ab") as file:
@@ -65,8 +79,7 @@ class RecordFile:
             file.flush()
             os.fsync(file.fileno())
 
-    def _require_same(self, first: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        kept = first["run"]
+    def _require_same(self, kept: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         differing = sorted(name for name in {*kept, *run} if kept.get(name) != run.get(name))
         if differing:
             name = differing[0]
@@ -91,13 +104,14 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[Record]]:
             f"There is no evaluation in {path}: {RECORDS} is not there. Name the folder it was written to."
         )
     lines, _ = _whole_lines(file)
-    records = [record for line in sorted(lines[1:], key=lambda line: str(line["job"])) for record in line["records"]]
+    records = _in_order({line["job"]: line["records"] for line in lines[1:]})
     if not records:
         raise SteeringError(f"Nothing was measured in {path} yet. Run the evaluation to its end first.")
     return lines[0]["run"], records
 
 
-RECORDS = "records.jsonl"
+def _in_order(done: Mapping[str, list[Record]]) -> list[Record]:
+    return [record for job in sorted(done) if not job.startswith(PART) for record in done[job]]
 
 
 def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

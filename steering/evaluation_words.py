@@ -14,8 +14,8 @@ from steering.figures import Figure
 SURE = 0.05  # below it a difference is marked
 LEGEND = (
     "In brackets 95 % intervals (shares: Wilson; means: bootstrap over prompts). * differs from the baseline on the "
-    "same prompts with p < 0.05 (shares: McNemar, exact; means: permutation of signs), for each figure by itself: of twenty "
-    "figures that do not differ, one is marked on average."
+    "same prompts with p < 0.05 (shares: McNemar, exact; means: permutation of signs), for each figure by itself: of "
+    "twenty figures that do not differ, one is marked on average."
 )
 
 

@@ -244,6 +244,23 @@ def load_prompts(
     return _sample(texts, n, seed, path.name, "a file of your own", licence="", revision="")
 
 
+def load_text(path: str | Path) -> NamedData:
+    """A plain text of one's own, as it is.
+
+    Raises:
+        SteeringError: if it cannot be read or is empty.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise SteeringError(f"The text {path} cannot be read: {error}. Give a plain text file in UTF-8.") from error
+    if not text.strip():
+        raise SteeringError(f"{path} is empty. Give a file with some text in it.")
+    label = f"{path.name}: {len(text.split()):,} words; a file of your own"
+    return NamedData([text], label, "", "", hashlib.sha256(text.encode()).hexdigest())
+
+
 def _single_prompt(row: Row) -> str:
     if len(row.messages) > 1:
         raise SteeringError(

@@ -46,10 +46,10 @@ def reply_logits(model: ChatModel, rows: Sequence[GivenReply]) -> Iterator[Tenso
             yield own[-(len(row.reply) + 1) :]
 
 
-def negative_log_likelihoods(model: ChatModel, rows: Sequence[GivenReply]) -> list[float]:
-    """−mean log P(token | what is before it) of each reply, in nats; NaN for an empty one."""
+def reply_log_probabilities(model: ChatModel, rows: Sequence[GivenReply]) -> list[Tensor]:
+    """log P(token | what is before it) of each reply's tokens, in nats, ``[len(reply)]`` each, on the CPU."""
     return [
-        float(-token_log_probabilities(logits[:-1], torch.tensor(row.reply)).mean()) if row.reply else float("nan")
+        token_log_probabilities(logits[:-1], torch.tensor(row.reply, dtype=torch.long)).cpu()
         for row, logits in zip(rows, reply_logits(model, rows), strict=True)
     ]
 
