@@ -1,8 +1,8 @@
 """Whether one direction mediates refusal: the paper's whole method on a model that refuses, on requests held out.
 
 The preset “refusal” gives the direction: its examples filtered as in the paper, the difference in means, selection, and
-calibration. It is then tried on the 64 harmful and 64 harmless requests of presets/evaluation/requests.jsonl, which are in
-no preset. Ablated, it should make refusals of harmful requests rare; added, it should make the model refuse harmless
+calibration. It is then tried on the 64 harmful and 64 harmless requests of presets/evaluation/requests.jsonl, which are
+in no preset. Ablated, it should make refusals of harmful requests rare; added, it should make the model refuse harmless
 ones. Random directions as long, another one for each request, show what any cut or push does. Replies are greedy; one
 that begins with a phrase of `steering.refusals` is a refusal. Of the replies only that is kept, and none is shown or
 written.
@@ -31,6 +31,7 @@ from tqdm import tqdm
 from benchmarks.machine import print_machine
 from steering import Ablation, Addition, AffineAblation, ContrastSet, Direction, Example, Variant, load_model
 from steering.calibration import calibrated, metric_plateau
+from steering.contrast import PRESETS
 from steering.decoders import NewRow
 from steering.figures import Figure, bootstrapped
 from steering.finding import Finder, Selection, prepare, scores_folder
@@ -42,7 +43,7 @@ from steering.module_decoder import ModuleDecoder
 from steering.refusals import refusal_rate
 from steering.trust_controls import random_controls
 
-REQUESTS = Path(__file__).resolve().parent / "data" / "held_out_requests.jsonl"
+REQUESTS = PRESETS / "evaluation" / "requests.jsonl"
 SWEEP = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 LEFT_AT_MOST, REACHED_AT_LEAST = 1 / 3, 2 / 3  # of the refusals there were; of all harmless requests
 GOAL_MINUTES = 10
