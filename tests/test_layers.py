@@ -123,6 +123,8 @@ LAYERS = (
         "explain",
         "explain_tables",
         "head_attention",
+        "lm_harness",
+        "lm_harness_model",
         "report",
         "report_page",
         "report_pictures",
