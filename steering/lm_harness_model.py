@@ -6,9 +6,9 @@ This module imports lm-eval, which not everybody has; :mod:`steering.lm_harness`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,14 +16,12 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from steering.continuations import continuations, memory_errors
 from steering.conversation import with_system
-from steering.decoder_choice import decoder_for
-from steering.decoders import NewRow
-from steering.errors import OutOfMemoryError, SteeringError
+from steering.errors import SteeringError
 from steering.interventions import Steering
-from steering.out_of_memory import is_out_of_memory
 from steering.progress import Progress, silent
-from steering.sampling import Sampler, SamplingSettings
+from steering.sampling import SamplingSettings
 from steering.variants import Variant
 
 if TYPE_CHECKING:
@@ -39,15 +37,14 @@ _GREEDY_IGNORES = {"do_sample", "temperature", "top_p", "top_k", "min_p"}  # of 
 Scored = tuple[Any, list[int], list[int]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Row:
-    """A reply being written."""
+    """A reply to be written."""
 
     place: int  # among the requests
     prompt: list[int]
     stops: list[str]
     most: int
-    ids: list[int]
 
 
 class SteeredLM(TemplateLM):
@@ -157,7 +154,7 @@ class SteeredLM(TemplateLM):
         ids = torch.tensor([[*row, *[self.model.pad_token] * (width - len(row))] for row in rows])
         steering = Steering(self.model, [self.variant] * len(rows))
         kept = torch.arange(first, width, device=self.model.device)
-        with _memory_errors(), torch.inference_mode(), steering.applied():
+        with memory_errors(), torch.inference_mode(), steering.applied():
             output: Any = self.model.model(input_ids=ids.to(self.model.device), use_cache=False, logits_to_keep=kept)
             return [
                 logits[len(row) - n - first : len(row) - first].float().log_softmax(dim=-1)
@@ -181,9 +178,10 @@ class SteeredLM(TemplateLM):
             rows.sort(key=lambda row: -len(row.prompt))
             for first in range(0, len(rows), self.batch_size):
                 part = rows[first : first + self.batch_size]
-                self._write(part, settings)
-                for row in part:
-                    texts[row.place] = self._text(row)
+                is_written = partial(self._is_written, part)
+                written = continuations(self.model, [row.prompt for row in part], self.variant, is_written, settings)
+                for row, ids in zip(part, written, strict=True):
+                    texts[row.place] = self._text(row, ids)
                 n_done += len(part)
                 self._progress(self._what, n_done, len(requests))
         return texts
@@ -205,42 +203,21 @@ class SteeredLM(TemplateLM):
             raise SteeringError(f"The task asks for {', '.join(others)} in writing, which there is not here.")
         settings = SamplingSettings(float(kwargs["temperature"]), float(kwargs.get("top_p", 1.0))) if samples else None
         prompt = self.tok_encode(context)[-(self.max_length - most) :]
-        return settings or SamplingSettings(), _Row(place, prompt, stops, most, [])
+        return settings or SamplingSettings(), _Row(place, prompt, stops, most)
 
-    def _write(self, rows: Sequence[_Row], settings: SamplingSettings) -> None:
-        """Write the rows' replies to their ends, in one batch that those leave which are there."""
-        decoder = decoder_for(self.model)
-        sampler = Sampler(settings, len(rows), self.model.device)
-        with _memory_errors():
-            logits = decoder.join([NewRow(row.prompt, self.variant) for row in rows])
-        going = list(range(len(rows)))
-        while True:
-            tokens = sampler.choose(logits, going)
-            ended = []
-            for at, (place, token) in enumerate(zip(going, tokens.tolist(), strict=True)):
-                rows[place].ids.append(token)
-                if token in self.model.end_tokens or self._is_written(rows[place]):
-                    ended.append(at)
-            decoder.leave(ended)
-            staying = [at for at in range(len(going)) if at not in ended]
-            if not staying:
-                return
-            going = [going[at] for at in staying]
-            with _memory_errors():
-                logits = decoder.step(tokens[staying])
-
-    def _is_written(self, row: _Row) -> bool:
-        if len(row.ids) >= row.most:
+    def _is_written(self, rows: Sequence[_Row], number: int, ids: list[int]) -> bool:
+        row = rows[number]
+        if len(ids) >= row.most:
             return True
-        answer = self.tokenizer.decode(row.ids, skip_special_tokens=True)
+        answer = self.tokenizer.decode(ids, skip_special_tokens=True)
         if self._thought_end is not None:
             if self._thought_end not in answer:
                 return False
             answer = answer.rpartition(self._thought_end)[2]
         return any(stop and stop in answer for stop in row.stops)
 
-    def _text(self, row: _Row) -> str:
-        written = self.tokenizer.decode(row.ids, skip_special_tokens=True)
+    def _text(self, row: _Row, ids: list[int]) -> str:
+        written = self.tokenizer.decode(ids, skip_special_tokens=True)
         return str(postprocess_generated_text(written, row.stops, self._thought_end))
 
     @property
@@ -254,13 +231,3 @@ def _score(likelihoods: torch.Tensor, continuation: list[int]) -> tuple[float, b
     own = likelihoods[len(likelihoods) - len(continuation) :]
     wanted = torch.tensor(continuation, device=own.device)
     return float(own.gather(1, wanted[:, None]).sum()), bool((own.argmax(dim=-1) == wanted).all())
-
-
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError("There is not enough memory for so many texts at once. Lower the batch size.") from error

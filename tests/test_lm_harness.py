@@ -119,17 +119,17 @@ def test_the_baseline_is_lm_evals_own_model(own: tuple[ChatModel, HFLM], monkeyp
     assert lm.generate_until(asked(requests)) == other.generate_until(asked(requests)) == [whole.split(stop)[0]]
 
 
-def test_what_is_written_is_what_the_engine_writes(bundled_float32: ChatModel) -> None:
+def test_what_is_written_is_what_the_engine_writes(tiny: Callable[[str], ChatModel]) -> None:
     from steering.generation import stream_side_by_side
 
-    model = bundled_float32
+    model = tiny("llama3")
     conversations = [[{"role": "user", "content": text}] for text in ("Name a colour.", "Say hello to a neighbour.")]
     for variant in variants_of(model):
         lm = SteeredLM(model, variant)
         *_, last = stream_side_by_side(model, conversations, [variant] * 2, max_new_tokens=10)
         contexts = [lm.apply_chat_template(conversation) for conversation in conversations]
         written = lm.generate_until(asked([(context, {"max_gen_toks": 10, "until": []}) for context in contexts]))
-        assert written == [text.replace("<|im_end|>", "") for text in last.texts]
+        assert written == last.texts
 
 
 def test_a_variants_own_system_prompt_stands_in_the_chat(bundled: ChatModel) -> None:
