@@ -104,9 +104,10 @@ class ModelJudge:
             raise SteeringError("The rubric does not say where the reply goes: write {reply} there, in braces.")
         self.model, self.rubric, self.batch_size = model, rubric, batch_size
         self._meanings: dict[str, Verdict] = {}
-        for words, verdict in ((safe, "safe"), (unsafe, "unsafe")):
-            for word in words:
-                self._add_meaning(word.strip().lower(), verdict)  # type: ignore[arg-type]
+        for word in safe:
+            self._add_meaning(word.strip().lower(), "safe")
+        for word in unsafe:
+            self._add_meaning(word.strip().lower(), "unsafe")
         if len(set(self._meanings.values())) < 2:
             raise SteeringError("Give a judge at least one word that means safe and one that means unsafe.")
 

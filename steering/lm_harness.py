@@ -119,6 +119,8 @@ def _loaded(manager: Any, name: str, num_fewshot: int | None) -> dict[str, Any]:
         try:
             loaded: dict[str, Any] = manager.load([name])
         except KeyError as error:
+            if "not a registered" not in str(error):  # but something is missing within one that is known
+                raise
             raise SteeringError(
                 f"lm-eval knows no task “{name}”. Check its name, or give its YAML file or the folder it lies in."
             ) from error
