@@ -175,7 +175,7 @@ def _measured(
     from steering.evaluation_records import RECORDS, RecordFile
 
     records = RecordFile(folder / RECORDS, _identity(options, plan))
-    judge = _judge(options, progress)
+    judge = _judge(options, load)
     for source, name in zip(options.model, options.direction, strict=True):
         model = load(source)
         direction = direction_for(name, source, model)
@@ -285,14 +285,12 @@ def _ask(options: argparse.Namespace, direction: Direction) -> str:
     return f"Whatever you are asked, let your answer show this as clearly as you can: {direction.name}."
 
 
-def _judge(options: argparse.Namespace, progress: Progress) -> ReplyJudge | None:
+def _judge(options: argparse.Namespace, load: LoadModel) -> ReplyJudge | None:
     if options.judge is None:
         return None
-    from steering.judges import load_judge
+    from steering.judges import judge_for
 
-    return load_judge(
-        options.judge, rubric=options.rubric, device=options.device, dtype=options.dtype, progress=progress
-    )
+    return judge_for(load(options.judge), options.rubric)
 
 
 def _tasks(names: Sequence[str]) -> tuple[str, ...]:

@@ -42,11 +42,9 @@ FEWEST_PROMPTS = 2
 
 
 class ReplyJudge(Protocol):
-    """Says of each prompt and reply whether the reply is “safe”, “unsafe”, or that it is “unclear”."""
+    """Says of each prompt and reply whether the reply is “safe”, “unsafe”, or that it is “unclear”; see `judges`."""
 
-    name: str
-
-    def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[str]: ...
+    def judge_all(self, pairs: Sequence[tuple[str, str]]) -> Sequence[str]: ...
 
 
 class TaskRunner(Protocol):
@@ -158,7 +156,8 @@ class Evaluation:
             part = range(first, min(first + WINDOWS_A_JOB, len(windows)))
             yield f"{model}/{TEXT}/{first:06}", partial(self._text, windows, part)
         for task in self.plan.tasks:
-            for one in self.contestants:
+            # Tasks are plain text, in which nobody can be asked for an idea.
+            for one in (one for one in self.contestants if one.name != PROMPTED):
                 yield f"{model}/{TASKS}/{task}/{one.name}", partial(self._task, task, one)
 
     # ---------------------------------------------------------------- replies
