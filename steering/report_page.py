@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from steering import explain_tables as tables
-from steering.report_pictures import Line, chart, head_map
+from steering.report_pictures import STYLE, Line, chart, head_map
 from steering.version import library_version
 from steering.whole_files import written_whole
 
@@ -41,13 +41,6 @@ th { font-weight: 600 } tr:last-child > * { border-bottom: 0 }
 .look0 { border-top-color: var(--v0) !important } .look1 { border-top-color: var(--v1) !important }
 .look2 { border-top-color: var(--v2) !important }
 .asked { margin: 16px 0 6px; color: var(--ink3) }
-svg { display: block; max-width: 100%; height: auto } svg text { font-size: 12px; fill: var(--ink3) }
-svg text.strong { fill: var(--ink) } svg line { stroke: var(--line) } svg line.zero { stroke: var(--ink3) }
-svg line.mark { stroke: var(--ink); stroke-dasharray: 2 3 } svg polyline { fill: none; stroke-width: 2.2 }
-polyline.look0 { stroke: var(--v0) } polyline.look1 { stroke: var(--v1) } polyline.look2 { stroke: var(--v2) }
-svg text.look0 { fill: var(--v0) } svg text.look1 { fill: var(--v1) } svg text.look2 { fill: var(--v2) }
-.band { opacity: .14 } .band.look0 { fill: var(--v0) } .band.look1 { fill: var(--v1) } .band.look2 { fill: var(--v2) }
-rect.up { fill: var(--v2) } rect.down { fill: var(--v1) } rect.framed { stroke: var(--ink); stroke-width: 1.5 }
 code { font: 13px/20px ui-monospace, monospace } pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere }
 a { color: inherit } .csv { font-size: 13px }
 @media print { .csv { display: none } .card, .three > div { break-inside: avoid } }
@@ -71,7 +64,7 @@ def page(report: Report) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">'
-        f"<title>{name} · steering report</title><style>{_STYLE}</style></head>"
+        f"<title>{name} · steering report</title><style>{_STYLE}{STYLE}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
 
