@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from steering import explain_tables as tables
 from steering.report_pictures import STYLE, Line, chart, head_map
@@ -246,6 +245,6 @@ def _number(value: Any) -> str:
 
 def _card(content: str, file: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A picture with its figures as a file to take along."""
-    link = f"data:text/csv;charset=utf-8,{quote(tables.as_csv(head, rows))}"
+    link = tables.csv_address(tables.as_csv(head, rows))
     named = f'<a download="{file}" href="{link}">These figures as CSV</a>'
     return f'<div class="card">{content}</div><p class="csv">{named}</p>'

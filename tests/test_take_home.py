@@ -30,10 +30,10 @@ from steering.ui import take_home_markup as markup
 from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.errands import Errands, Told
 from steering.ui.operator import Operator
 from steering.ui.options import parsed
 from steering.ui.session import Session, Sessions
-from steering.ui.errands import Errands, Told
 from steering.ui.take_home_files import TakeHomeFiles
 from steering.ui.take_home_models import TakeHomeModels
 from steering.ui.take_home_rules import NO_PUSH, NOT_HERE, TakeHome, folder_name, is_this_machine, suggestion

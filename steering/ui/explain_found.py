@@ -1,4 +1,4 @@
-"""What the “Explain” tab knows of a prompt: plain numbers and texts, which go from process to process and need no torch."""
+"""What the “Explain” tab knows of a prompt: plain numbers and texts, which need no torch and may be pickled."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from steering.ui import take_home_markup as markup
 from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
 from steering.ui.chat_handlers import ChatHandlers
+from steering.ui.errands import Errands, Updates
 from steering.ui.layout import Components
 from steering.ui.pieces import DROPS_SCRIPT, fixed, focus_back, focus_on
 from steering.ui.session import Sessions
-from steering.ui.errands import Errands, Updates
 from steering.ui.take_home_files import TakeHomeFiles
 from steering.ui.take_home_models import TakeHomeModels
 
