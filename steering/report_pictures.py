@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 WIDTH, HEIGHT = 720, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 150, 16, 40
-NARROW_RIGHT = 12
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 26, 40
+LETTER = 7  # px of a letter of a name, about
 LOOKS = {"0": "2 4", "1": "7 4", "2": ""}  # dashes by colour, so that nobody needs to see colours
 LABEL_HEIGHT = 15
 STYLE = """
 .picture { display: block; max-width: 100%; height: auto }
 .picture text { font-size: 12px; fill: var(--ink3) }
-.picture text.strong { fill: var(--ink) } .picture line { stroke: var(--line) }
+.picture text.strong { fill: var(--ink); stroke: var(--surf); stroke-width: 4px; paint-order: stroke }
+ .picture line { stroke: var(--line) }
 .picture line.zero { stroke: var(--ink3) } .picture line.mark { stroke: var(--ink); stroke-dasharray: 2 3 }
 .picture polyline { fill: none; stroke-width: 2.2 } .picture polyline.look0 { stroke: var(--v0) }
 .picture polyline.look1 { stroke: var(--v1) } .picture polyline.look2 { stroke: var(--v2) }
@@ -68,7 +69,7 @@ def chart(
         width: px; a picture for a phone is narrower, so that its words need not shrink.
         named: whether the lines' names stand at their ends; else whoever shows the picture names them.
     """
-    right = RIGHT if named else NARROW_RIGHT
+    right = RIGHT + (8 + LETTER * max(len(one.name) for one in lines) if named else 0)
     finite = [y + sign * d for one in lines for y, d in _with_spread(one) for sign in (-1, 1) if math.isfinite(y)]
     low, high = min([0.0, *finite]), max([0.0, *finite])
     low, high = (low, high) if high > low else (low - 1, high + 1)
@@ -91,13 +92,10 @@ def chart(
         parts.append(f'<text x="{x(place):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{place:g}</text>')
     middle = (LEFT + width - right) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{html.escape(across)}</text>')
-    parts.append(f'<text x="{LEFT}" y="{TOP - 4}" text-anchor="end">{html.escape(up)}</text>')
+    parts.append(f'<text x="{LEFT}" y="{LABEL_HEIGHT - 4}" text-anchor="end">{html.escape(up)}</text>')
     if mark is not None:
         at = x(mark[0])
         parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        off, anchor = (-5, "end") if at > (width - right) * 0.8 else (5, "start")
-        words = f'<text class="strong" x="{at + off:.1f}" y="{TOP + 10}" text-anchor="{anchor}">'
-        parts.append(f"{words}{html.escape(mark[1])}</text>")
     for one in lines:
         if any(one.spread):
             points = list(zip(one.xs, one.ys, one.spread, strict=True))
@@ -108,6 +106,11 @@ def chart(
         shape = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(one.xs, one.ys, strict=True) if math.isfinite(b))
         dashes = f' stroke-dasharray="{LOOKS[one.look]}"' if LOOKS[one.look] else ""
         parts.append(f'<polyline class="look{one.look}"{dashes} points="{shape}"/>')
+    if mark is not None:  # over the lines
+        at = x(mark[0])
+        off, anchor = (-5, "end") if at > (width - right) * 0.8 else (5, "start")
+        words = f'<text class="strong" x="{at + off:.1f}" y="{HEIGHT - BOTTOM - 7}" text-anchor="{anchor}">'
+        parts.append(f"{words}{html.escape(mark[1])}</text>")
     ends = _apart([y(one.ys[-1]) for one in lines]) if named else []
     for one, at in zip(lines if named else [], ends, strict=True):
         name = html.escape(one.name)

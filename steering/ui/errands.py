@@ -135,6 +135,7 @@ class Errands:
         turn: RunningTurn | None = None
         job: Reports | None = None
         clearing = Clearing()
+        shown: Updates | None = None  # until it has ended
         try:
             if refusal := self.chat.operator.admit(request):
                 raise SteeringError(refusal)
@@ -154,11 +155,12 @@ class Errands:
             logger.exception("An errand of “%s” failed", self._sayings.tab)
             shown = failed(make_markup.problem_html(self._sayings.unforeseen))
         finally:
+            stopped = shown is None or (job is not None and job.stopped)
             if job is not None:
                 job.stop()  # also when the page was closed in the middle
             still_clearing = clearing.is_watched and job is not None and job.started.is_set() and not job.ended.is_set()
             if turn is not None and not still_clearing:
-                turn.ended(stopped=job is not None and job.stopped)
+                turn.ended(stopped=stopped)
             errand.job, errand.busy = None, False
         yield shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,11 @@ class Question:
     addition: str
     model: tuple[str, str]
 
+    def has_texts_of(self, other: Question) -> bool:
+        """Whether what the idea's texts say is the same for both."""
+        mine, others = ((one.idea, one.removal, one.model) for one in (self, other))
+        return mine == others and self.own is other.own
+
 
 @dataclass(frozen=True)
 class Of:
@@ -64,21 +69,36 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What the idea's texts say, which takes longest to read and is the same for every prompt.
+
+    Attributes:
+        curves: by name, the texts with the idea and those without it.
+        are_answers: whether the texts are answers, over which the mean is taken, and not prompts seen at their ends.
+        rows: of the table, as of `steering.explain_tables`.
+    """
+
+    curves: Mapping[str, Curve]
+    are_answers: bool
+    said: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
 class Where:
     """Along which layers the direction shows.
 
     Attributes:
-        sides: by name, the texts with the idea, those without it, and the prompt; only the prompt where no texts are
-            known.
-        are_answers: whether the texts are answers, over which the mean is taken, and not prompts seen at their ends.
+        texts: None where those of the idea are not known.
+        prompt: the prompt in the model as it is.
         ways: by name, the prompt in the model as it is, with the direction taken out and turned up.
         problem: why a way is not among them.
         said: in the field's words.
         csv: all of it.
     """
 
-    sides: Mapping[str, Curve]
-    are_answers: bool
+    texts: Texts | None
+    prompt: Curve
     ways: Mapping[str, Curve]
     problem: str
     said: Sequence[str]
@@ -153,6 +173,7 @@ class Speaks:
 class Explained:
     """What was found of one prompt; where something could not be, the sentence that says why."""
 
+    question: Question
     of: Of
     where: Where
     heads: Heads | None
@@ -217,5 +238,6 @@ __all__ = [
     "Question",
     "Speaks",
     "SuffixFound",
+    "Texts",
     "Where",
 ]

@@ -11,6 +11,7 @@ import gradio as gr
 
 from steering.errors import SteeringError
 from steering.ui import explain_markup as markup
+from steering.ui import explain_more as more
 from steering.ui import explain_words as words
 from steering.ui.chat import Chat
 from steering.ui.errands import Errands, Told, Updates
@@ -100,7 +101,9 @@ class ExplainHandlers:
 
         def begin(session: Session, _watch: Any) -> Reports:
             question = self._question(session, prompt, strength, removal, addition)
-            return self.engine.worker.submit(partial(explain, self.engine, question))
+            before = session.explaining.shown
+            known = before.where.texts if before is not None and before.question.has_texts_of(question) else None
+            return self.engine.worker.submit(partial(explain, self.engine, question, known))
 
         def ended(session: Session, found: Explained) -> Updates:
             session.explaining.shown = found
@@ -113,7 +116,7 @@ class ExplainHandlers:
                 markup.where_html(found),
                 markup.heads_html(found, chosen),
                 markup.looks_html(found, chosen),
-                markup.speaks_html(found),
+                more.speaks_html(found),
             ]
 
         unchanged = [gr.skip()] * 5
@@ -156,7 +159,7 @@ class ExplainHandlers:
             return self.engine.worker.submit(partial(explain_suffix, self.engine, question, text))
 
         def ended(_session: Session, found: SuffixFound) -> Updates:
-            return ["", *_at_rest(), markup.suffix_html(found)]
+            return ["", *_at_rest(), more.suffix_html(found)]
 
         yield from self._beside(request, "suffix", begin, ended)
 
@@ -171,7 +174,7 @@ class ExplainHandlers:
             return beside_base(self.engine, self._alone, name, question)
 
         def ended(_session: Session, found: BaseFound) -> Updates:
-            return ["", *_at_rest(), markup.base_html(found)]
+            return ["", *_at_rest(), more.base_html(found)]
 
         yield from self._beside(request, "base", begin, ended)
 

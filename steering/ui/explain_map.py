@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from steering.ui.explain_found import Head, Heads
 
 MLP = "mlp"  # in place of a head's number
+FAINT = 0.72  # the power that lifts what is small, as on the chat's map
 LEAST_WIDTH, HEAD_WIDTH = 28, 64  # px of a square, and of what stands left of them
 
 
@@ -30,7 +31,7 @@ def head_squares(heads: Heads, chosen: Head) -> str:
         said = escaped(f"layer {layer}, {name}: {words.wrote(value)}")
         return (
             f'<td class="{" ".join(kind for kind, holds in kinds.items() if holds)}" '
-            f'style="--value:{abs(value) / most:.3f}"><button type="button" data-position="{position}" '
+            f'style="--value:{(abs(value) / most) ** FAINT:.3f}"><button type="button" data-position="{position}" '
             f'data-layer="{layer}" tabindex="{0 if place == chosen else -1}" '
             f'aria-pressed="{_truth(place == chosen)}" aria-label="{said}" title="{said}"></button></td>'
         )

@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from steering.ui import explain_markup as markup
+from steering.ui import explain_more as more
 from steering.ui import explain_words as words
 from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.explain_handlers import ExplainHandlers
+from steering.ui.explain_pieces import waiting
 from steering.ui.layout import Components
 from steering.ui.limits import Limits
 from steering.ui.pieces import fixed, focus_back, focus_on
@@ -39,10 +40,10 @@ def build_explain_tab(components: Components, chat: Chat, sessions: Sessions) ->
     with components.explain_tab, gr.Column(elem_id="explain", min_width=0):
         what = _html("explain-what")
         prompt = _asking("explain", "The prompt", words.FIRST_PROMPT, "Explain", limits, is_primary=True)
-        where = _html("explain-where", markup.waiting(words.WHERE, words.WHERE_FIRST))
+        where = _html("explain-where", waiting(words.WHERE, words.WHERE_FIRST))
         with gr.Row(elem_id="explain-inside"):
             heads = gr.HTML(
-                markup.waiting(words.HEADS, words.HEADS_FIRST),
+                waiting(words.HEADS, words.HEADS_FIRST),
                 js_on_load=_MAP_SCRIPT,
                 apply_default_css=False,
                 elem_id="explain-heads",
@@ -52,7 +53,7 @@ def build_explain_tab(components: Components, chat: Chat, sessions: Sessions) ->
             fixed(_head(words.SUFFIX, words.SUFFIX_WORDS), "explain-suffix-words")
             suffix = _asking("explain-suffix", "The suffix", words.suffix_for(FIRST_IDEA), "Compare", limits)
             suffix_found = _html("explain-suffix-found")
-        speaks = _html("explain-speaks", markup.waiting(words.SPEAKS, words.SPEAKS_FIRST))
+        speaks = _html("explain-speaks", waiting(words.SPEAKS, words.SPEAKS_FIRST))
         base = _base_card(handlers, limits)
     chosen = [components.strength, components.settings["removal"], components.settings["addition"]]
     shown = [what, suffix.text]
@@ -98,7 +99,7 @@ def _asking(
 def _base_card(handlers: ExplainHandlers, limits: Limits) -> tuple[Asking, gr.HTML] | None:
     """The base model's card; where none is loaded it says how the command line does it."""
     if not handlers.may_load_base:
-        fixed(markup.base_off_html(), "explain-base-off")
+        fixed(more.base_off_html(), "explain-base-off")
         return None
     with gr.Column(elem_classes="quality explain-card", elem_id="explain-base-card", min_width=0):
         fixed(_head(words.BASE, words.BASE_WORDS), "explain-base-words")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 from steering.contrast import preset_card
-from steering.explain_tables import as_csv
 from steering.ui.errands import Sayings
 from steering.ui.ideas import is_own
+from steering.ui.make_words import visible_token
 
 if TYPE_CHECKING:
-    from steering.ui.explain_found import BaseFound, Curve, Explained, Head, Heads, Looks, Of, SuffixFound, Where
+    from steering.ui.explain_found import Head, Of
 
 FIRST_PROMPT = "Why is the sky blue?"
 OWN_SUFFIX = "Talk like a pirate of the old days."  # where no preset says what calls for an idea
@@ -103,8 +103,8 @@ LOOKS_FIELD = (
     "template; the first token often takes what a head has no other use for."
 )
 SPEAKS_FIELD = (
-    "Logit lens: the unit vector through the final norm’s factors and the output matrix, how much it moves each token’s "
-    "logit. Ideas: cosine of the vectors that are added, on this model."
+    "Logit lens: the unit vector through the final norm’s factors and the output matrix, how much it moves each "
+    "token’s logit. Ideas: cosine of the vectors that are added, on this model."
 )
 BASE_LABEL = "The base model: a repository on the hub, or a folder"
 BASE_OFF = (
@@ -114,7 +114,7 @@ BASE_COMMAND = "python -m steering explain --model MODEL --direction FILE --data
 
 
 def heading(title: str, model: str) -> str:
-    return f"Why “{title}”" + (f", inside {model}" if model else "")
+    return f"“{title}” inside {model}" if model else f"“{title}” inside the model"
 
 
 def suffix_for(idea: str) -> str:
@@ -122,11 +122,18 @@ def suffix_for(idea: str) -> str:
     return OWN_SUFFIX if is_own(idea) else str(preset_card(idea)["prompt"])
 
 
+def shown_token(text: str) -> str:
+    """A token in a sentence; one that cannot be seen by its numbers."""
+    if text.strip() and not any(category(letter)[0] in "LNPS" for letter in text):
+        return " ".join(f"U+{ord(letter):04X}" for letter in text.strip())
+    return visible_token(text.strip() or text)
+
+
 def turned_up(coefficient: float) -> str:
     """What the prompt is called with the direction added."""
     if coefficient < 0:
-        return f"its opposite, {-coefficient:g}"
-    return f"turned up, {coefficient:g}"
+        return f"its opposite ({-coefficient:.3g})"
+    return f"turned up ({coefficient:.3g})"
 
 
 def short(text: str) -> str:
@@ -142,7 +149,8 @@ def of_words(of: Of) -> str:
 
 def number(value: float, digits: int = 2) -> str:
     """A number with its sign, a real minus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
 def wrote(value: float) -> str:
@@ -151,7 +159,7 @@ def wrote(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")
+    return f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def look(name: str) -> str:
@@ -163,126 +171,5 @@ def looks_title(head: Head) -> str:
     return f"Where {head_name(head)} looks"
 
 
-def looks_csv(looks: Looks, head: Head) -> str:
-    """A head's attention as a table: one row a token."""
-    rows = zip(range(len(looks.pieces)), looks.pieces, looks.parts, looks.of(head), strict=True)
-    return as_csv(("place", "token", "part", "attention"), rows)
-
-
 def head_name(head: Head) -> str:
     return f"layer {head[0]}, head {head[1]}"
-
-
-def _with_spread(curve: Curve, layer: int) -> str:
-    return number(curve.mean[layer]) + (f" ± {curve.spread[layer]:.2f}" if curve.n > 1 else "")
-
-
-def sides_said(where: Where, of: Of) -> str:
-    """What the picture of the sides shows."""
-    layer = min(of.layer, of.n_layers - 1)
-    prompt = f"your prompt at {_with_spread(where.sides[YOUR_PROMPT], layer)}"
-    if WITH_IDEA not in where.sides:
-        return (
-            f"At layer {layer}, where the direction was found, {prompt}. The texts it was made from are not known here."
-        )
-    with_idea, without = (_with_spread(where.sides[name], layer) for name in (WITH_IDEA, WITHOUT_IDEA))
-    how = (
-        " The texts are answers, over which this is the mean; your prompt is seen at its last token."
-        if where.are_answers
-        else ""
-    )
-    return (
-        f"At layer {layer}, where the direction was found, texts with the idea stand at {with_idea}, texts without it "
-        f"at {without}, and {prompt}.{how}"
-    )
-
-
-def ways_said(where: Where, of: Of) -> str:
-    """What the picture of the three ways shows."""
-    layer = min(of.layer, of.n_layers - 1)
-    parts = [f"{name} {number(curve.mean[layer])}" for name, curve in where.ways.items()]
-    return f"Your prompt at layer {layer}: {'; '.join(parts)}."
-
-
-def heads_said(heads: Heads) -> str:
-    """Which heads write it, in plain words."""
-    named = _listed([f"{head_name(head)} ({wrote(heads.wrote(head))})" for head in heads.top])
-    return (
-        f"{named[0].upper()}{named[1:]} wrote most, of {wrote(heads.total)} in all: plus is along the direction, minus "
-        "against it."
-    )
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{'; '.join(parts[:-1])}; and {parts[-1]}"
-
-
-def looks_said(looks: Looks, head: Head) -> str:
-    """Where a head looks, in plain words."""
-    shares = sorted(looks.shares(head).items(), key=lambda one: -one[1])
-    parts = ", ".join(f"{percent(share)} to the {part}" for part, share in shares)
-    return f"From the last token it looks {parts}."
-
-
-def mlp_said(heads: Heads, layer: int) -> str:
-    return (
-        f"The MLP of layer {layer} wrote {wrote(heads.mlps[layer])} along the direction. It does not look anywhere: it "
-        "works on one token at a time."
-    )
-
-
-def suffix_said(found: SuffixFound) -> str:
-    """What the suffix changed, in plain words, and whether any text would have."""
-    layer = min(found.of.layer, found.of.n_layers - 1)
-    plain, suffixed, random = (found.curves[name] for name in (AS_IT_IS, WITH_IT, WITH_RANDOM))
-    before, after = plain.mean[layer], suffixed.mean[layer]
-    away, spread = abs(after - random.mean[layer]), random.spread[layer]
-    verdict = (
-        "That is within what random text does."
-        if away <= 2 * spread
-        else "That is more than random text does, so it is these words."
-    )
-    return (
-        f"At layer {layer} the suffix moves the prompt from {number(before)} to {number(after)}; random text of the "
-        f"same length, to {_with_spread(random, layer)}. {verdict}"
-    )
-
-
-def suffix_field(found: SuffixFound) -> str:
-    return (
-        f"{found.curves[WITH_RANDOM].n} random suffixes of as many tokens, drawn from the vocabulary with seed 0; their "
-        "band is one standard deviation."
-    )
-
-
-def base_lead(found: BaseFound) -> str:
-    layer = min(found.of.layer, found.of.n_layers - 1)
-    chat, base = (found.curves[name][layer] for name in (CHAT_MODEL, BASE_MODEL))
-    verdict = (
-        "the base model tells the texts apart already"
-        if base >= 0.9
-        else "the base model tells them apart partly"
-        if base >= 0.7
-        else "the base model hardly tells them apart"
-    )
-    return f"At layer {layer}, {verdict}: {base:.2f} there, {chat:.2f} in the chat model; 1 is always, 0.5 is chance."
-
-
-def tokens_said(explained: Explained) -> str:
-    """What the direction speaks for, in plain words."""
-    speaks = explained.speaks
-    up, down = (
-        ", ".join(f"“{text.strip() or text}”" for text, _ in side[:3]) for side in (speaks.promoted, speaks.demoted)
-    )
-    return (
-        f"Alone before the model’s output, it makes {up} likelier and {down} less likely. For a direction of a middle "
-        "layer that need not say much."
-    )
-
-
-def presets_said(presets: Sequence[tuple[str, float]]) -> str:
-    """Which of the other ideas it is most like."""
-    if not presets:
-        return "No other idea’s direction is known for this model yet: choose one in the chat and ask, then look again."
-    title, cosine = presets[0]
-    return f"Most like “{title}” ({number(cosine)}); 1 would be the same direction, 0 nothing in common."
