@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,12 @@ from steering.ui.errands import in_a_thread
 from steering.ui.explain_work import explain_base
 
 if TYPE_CHECKING:
+    from steering.models import ChatModel
     from steering.ui.engine import Engine
     from steering.ui.explain_found import Question
     from steering.ui.worker import Reports
+
+logger = logging.getLogger(__name__)
 
 
 def beside_base(engine: Engine, alone: threading.Lock, name: str, question: Question) -> Reports:
@@ -28,19 +32,10 @@ def beside_base(engine: Engine, alone: threading.Lock, name: str, question: Ques
     """
 
     def work(job: Any) -> None:
-        from steering.models import load_model
-
         if not alone.acquire(blocking=False):
             raise SteeringError(words.ONE_BASE)
         try:
-            model = engine.ready_model()
-            base = load_model(
-                name,
-                device=engine.options.device,
-                dtype=model.dtype,
-                chat_template=str(model.tokenizer.chat_template),
-                progress=job.progress,
-            )
+            base = _loaded(engine, name, job)
             reading = engine.worker.submit(partial(explain_base, engine, question, base))
             for report in reading.reports():
                 if job.stopped:
@@ -51,6 +46,26 @@ def beside_base(engine: Engine, alone: threading.Lock, name: str, question: Ques
             alone.release()
 
     return in_a_thread(work)
+
+
+def _loaded(engine: Engine, name: str, job: Any) -> ChatModel:
+    """The base model, with the template of the chat model in use; raises SteeringError if it cannot be loaded."""
+    from steering.models import load_model
+
+    model = engine.ready_model()
+    try:
+        return load_model(
+            name,
+            device=engine.options.device,
+            dtype=model.dtype,
+            chat_template=str(model.tokenizer.chat_template),
+            progress=job.progress,
+        )
+    except SteeringError:
+        raise
+    except Exception as error:
+        logger.exception("Loading a base model failed")
+        raise SteeringError(words.BASE_FAILED.format(name=words.short(name))) from error
 
 
 __all__ = ["beside_base"]

@@ -61,6 +61,13 @@ NO_TEXTS = (
     "The texts that this direction was made from are not known here, so there is nothing to tell apart. Choose one of "
     "the ideas that come with the playground, or make the direction anew."
 )
+SHARED = (
+    "Several processes hold this model, each a part of its heads, so they cannot be looked at. Start the playground as "
+    "one process."
+)
+BASE_FAILED = (
+    "“{name}” could not be loaded; the program’s log says why. Give the name of a repository on the hub, or a folder."
+)
 ONE_BASE = "A base model is being looked at for someone else. Try again in a minute."
 NOT_OFFERED = "Only the models that this playground offers may be looked at: choose one of {names}."
 
