@@ -130,6 +130,17 @@ def _attach(
 _MAP_SCRIPT = (
     SQUARES_SCRIPT
     + """
+const bringIntoView = () => {
+  const box = element.querySelector('.explain-map');
+  const square = box?.querySelector('button[aria-pressed=true]')?.closest('td');
+  if (!square) return;
+  const names = box.querySelector('th').offsetWidth;  // they stay where they are, over what is scrolled
+  const { offsetLeft: left, offsetTop: top, offsetWidth: width, offsetHeight: height } = square;
+  if (left < box.scrollLeft + names || left + width > box.scrollLeft + box.clientWidth) {
+    box.scrollLeft = left - (box.clientWidth + names) / 2;
+  }
+  if (top < box.scrollTop || top + height > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight / 2;
+};
 element.addEventListener('click', (event) => {
   const pressed = event.target.closest('button[data-layer]');
   if (!pressed) return;
@@ -139,7 +150,9 @@ element.addEventListener('click', (event) => {
     button.setAttribute('aria-pressed', String(same));
     if (button.closest('td')) button.tabIndex = same ? 0 : -1;
   }
+  bringIntoView();
 });
+watch('value', () => requestAnimationFrame(bringIntoView));
 """
 )
 
