@@ -464,15 +464,25 @@ def test_pressing_squares(tab: Tab) -> None:
 
 
 def test_the_heading_says_of_what_else_something_is_shown(tab: Tab) -> None:
-    what, suffix = tab.handlers.show("", visitor())
+    what, suffix = tab.handlers.show(words.suffix_for("poetic"), visitor())  # as the page begins
     assert "“The sea” inside" in Reader(what).text
     assert suffix == words.OWN_SUFFIX
+    assert "value" not in tab.handlers.show(suffix, visitor())[1]
     tab.explain()
     tab.session.idea = "poetic"
     what, suffix = tab.handlers.show(suffix, visitor())
     assert "What is shown below was found of “The sea”" in Reader(what).text
     assert suffix == words.suffix_for("poetic")
-    assert tab.handlers.show("my own words", visitor())[1] == "my own words"
+    assert "value" not in tab.handlers.show("my own words", visitor())[1]
+    assert all("value" not in update for update in tab.handlers.refresh("", visitor()))  # it is the same model
+
+
+def test_the_heading_names_the_model_once_it_is_there(tab: Tab) -> None:
+    model, tab.engine.model = tab.engine.model, None
+    assert all("value" not in update for update in tab.handlers.refresh("", visitor()))  # nobody has looked yet
+    assert "inside the model" in tab.handlers.show("", visitor())[0]
+    tab.engine.model = model
+    assert f"inside {tab.engine.ready_model().label}" in tab.handlers.refresh("", visitor())[0]
 
 
 # ---------------------------------------------------------------- markup and words

@@ -13,7 +13,7 @@ from steering.errors import SteeringError
 from steering.ui import explain_markup as markup
 from steering.ui import explain_more as more
 from steering.ui import explain_words as words
-from steering.ui.chat import Chat
+from steering.ui.chat import FIRST_IDEA, Chat
 from steering.ui.errands import Errands, Told, Updates
 from steering.ui.explain_beside import beside_base
 from steering.ui.explain_found import BaseFound, Explained, Head, Question, SuffixFound
@@ -47,15 +47,29 @@ class ExplainHandlers:
         return self.chat.operator.take_home.folder is not None and self.engine.exchanges
 
     def show(self, suffix: str, request: gr.Request) -> Updates:
-        """The tab was opened, or another model came into use: the heading, and the suffix if nobody typed another."""
+        """The tab was opened: the heading, and the suffix if nobody typed another."""
         session = self.sessions.of(request)
-        explaining, model = session.explaining, self.engine.model
+        explaining = session.explaining
+        explaining.shown_for = self._model
         suggested = words.suffix_for(session.idea)
-        if (suffix or "").strip() in ("", explaining.default_suffix):
-            suffix = explaining.default_suffix = suggested
-        shown = explaining.shown.of if explaining.shown is not None else None
+        is_ours = (suffix or "").strip() in ("", explaining.default_suffix or words.suffix_for(FIRST_IDEA))
+        explaining.default_suffix = suggested
+        return [self._heading(session), suggested if is_ours and suffix != suggested else gr.skip()]
+
+    def refresh(self, suffix: str, request: gr.Request) -> Updates:
+        """Something was said of the model: as `show`, if another is in use than when the tab was looked at."""
+        is_old = self.sessions.of(request).explaining.shown_for not in (None, self._model)
+        return self.show(suffix, request) if is_old else [gr.skip(), gr.skip()]
+
+    @property
+    def _model(self) -> tuple[str, str]:
+        model = self.engine.model
+        return (model.name, model.revision) if model else ("", "")
+
+    def _heading(self, session: Session) -> str:
+        model, shown = self.engine.model, session.explaining.shown
         title = title_of(session.idea, session)
-        return [markup.what_html(title, model.label if model else "", shown), suffix]
+        return markup.what_html(title, model.label if model else "", shown.of if shown is not None else None)
 
     def _question(self, session: Session, prompt: str, strength: float | None, removal: str, addition: str) -> Question:
         prompt = self._text(prompt, words.THE_PROMPT, words.NO_PROMPT)
@@ -108,11 +122,10 @@ class ExplainHandlers:
         def ended(session: Session, found: Explained) -> Updates:
             session.explaining.shown = found
             chosen = _first(found)
-            model = self.engine.model
             return [
                 "",
                 *_at_rest(),
-                markup.what_html(title_of(session.idea, session), model.label if model else "", found.of),
+                self._heading(session),
                 markup.where_html(found),
                 markup.heads_html(found, chosen),
                 markup.looks_html(found, chosen),

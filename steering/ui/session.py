@@ -83,10 +83,12 @@ class Explaining(Errand):
     Attributes:
         shown: what was found of the prompt, for looking at other heads of it.
         default_suffix: the suffix as it was suggested.
+        shown_for: name and revision of the model that the tab was last shown for; None before that.
     """
 
     shown: Explained | None = None
     default_suffix: str = ""
+    shown_for: tuple[str, str] | None = None
 
 
 @dataclass
