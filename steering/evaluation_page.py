@@ -13,10 +13,10 @@ from steering.evaluation_metrics import Metric, metric_of
 from steering.evaluation_table import ComparedRow, TableRow
 from steering.evaluation_words import LEGEND, grids, heading, is_sure, made, words
 from steering.figures import Figure
+from steering.report_pictures import Dot, dots
 from steering.report_shell import document, with_csv
 from steering.whole_files import written_whole
 
-WIDTH, ROW, LABELS, VALUES = 330, 20, 110, 46
 TAKEN_OUT = (ABLATED, ORTHOGONALIZED, SUBTRACTED, RANDOM_ABLATED)
 HEAD = ("model", "system", "variant", "metric", "value", "low", "high", "n", "difference", "p")
 
@@ -32,12 +32,12 @@ def page(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
     for (model, system), (variants, metrics) in grids(rows).items():
         name = html.escape(heading(model, systems, system))
         plots = "".join(
-            _figure(metric_of(metric), {v: found[v].figure for v in variants if v in found})
+            plot(metric_of(metric), {v: found[v].figure for v in variants if v in found})
             for metric, found in metrics.items()
         )
         sections.append(f'<h2>{name}</h2><div class="plots">{plots}</div>')
         own = [row for found in metrics.values() for row in found.values()]
-        sections.append(with_csv(_table(variants, metrics), "evaluation.csv", HEAD, [_csv(row) for row in own]))
+        sections.append(with_csv(grid(variants, metrics), "evaluation.csv", HEAD, [_csv(row) for row in own]))
     sections.append(f"<p>{html.escape(LEGEND)}</p>")
     lines = "".join(f"<p>{html.escape(line).replace('`', '')}</p>" for line in made(about))
     sections.append(f'<h2>How this was made</h2><div class="card">{lines}</div>')
@@ -50,7 +50,7 @@ def compared_page(rows: Sequence[ComparedRow], names: tuple[str, str]) -> str:
     for variant in dict.fromkeys(row.variant for row in rows):
         own = [row for row in rows if row.variant == variant]
         plots = "".join(
-            _figure(metric_of(row.metric), {names[0]: row.first, names[1]: row.second}, {names[1]: "2"}) for row in own
+            plot(metric_of(row.metric), {names[0]: row.first, names[1]: row.second}, {names[1]: "2"}) for row in own
         )
         sections.append(f'<h2>{html.escape(variant)}</h2><div class="plots">{plots}</div>')
         cells = [(row.metric, words(row.difference, metric_of(row.metric).form), _p(row.p)) for row in own]
@@ -75,40 +75,27 @@ def write_page(text: str, path: Path) -> Path:
 
 
 def forest(figures: Mapping[str, Figure], metric: Metric, looks: Mapping[str, str] | None = None) -> str:
-    """A dot and its interval for each variant, as SVG; controls are hollow.
+    """A dot and its interval for each variant, as SVG; random directions are hollow.
 
     Args:
         looks: "0", "1" or "2" for some of them, the page's three colours; by default what the variant does.
     """
     known = {name: figure for name, figure in figures.items() if math.isfinite(figure.value)}
-    low, high = _range(metric, list(known.values()))
-    right = WIDTH - VALUES
-
-    def x(value: float) -> float:
-        return LABELS + (right - LABELS) * (value - low) / (high - low)
-
-    parts = []
-    for place, (name, figure) in enumerate(known.items()):
-        y = ROW * place + ROW / 2
-        look = (looks or {}).get(name) or _look(name)
-        hollow = " hollow" if name in (RANDOM_ABLATED, RANDOM_ADDED) else ""
-        label = html.escape(name if len(name) <= 17 else f"{name[:16]}…")
-        parts.append(f'<text x="{LABELS - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-        ends = f'x1="{x(figure.low):.1f}" x2="{x(figure.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"'
-        parts.append(f'<line class="interval look{look}" {ends}/>')
-        parts.append(f'<circle class="look{look}{hollow}" cx="{x(figure.value):.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(
-            f'<text class="strong" x="{WIDTH}" y="{y + 4:.1f}" text-anchor="end">{figure.value:{metric.form}}</text>'
+    ends = _range(metric, list(known.values()))
+    rows = [
+        Dot(
+            name,
+            (looks or {}).get(name) or _look(name),
+            figure.value,
+            figure.low,
+            figure.high,
+            format(figure.value, metric.form),
+            name in (RANDOM_ABLATED, RANDOM_ADDED),
         )
-    height = ROW * len(known) + 20
-    for value, anchor in ((low, "start"), (high, "end")):
-        parts.append(f'<text x="{x(value):.1f}" y="{height - 4}" text-anchor="{anchor}">{value:{metric.form}}</text>')
-    axis = f'<line x1="{LABELS}" x2="{right}" y1="{height - 18}" y2="{height - 18}"/>'
+        for name, figure in known.items()
+    ]
     said = f"{metric.title}: " + "; ".join(f"{name} {words(figure, metric.form)}" for name, figure in known.items())
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img" aria-label="{html.escape(said)}">'
-        f"{axis}{''.join(parts)}</svg>"
-    )
+    return dots(rows, said, ends, (format(ends[0], metric.form), format(ends[1], metric.form)))
 
 
 def _range(metric: Metric, figures: Sequence[Figure]) -> tuple[float, float]:
@@ -124,12 +111,14 @@ def _look(name: str) -> str:
     return "0" if name == BASELINE else "1" if name in TAKEN_OUT else "2"
 
 
-def _figure(metric: Metric, figures: Mapping[str, Figure], looks: Mapping[str, str] | None = None) -> str:
+def plot(metric: Metric, figures: Mapping[str, Figure], looks: Mapping[str, str] | None = None) -> str:
+    """The plot of one metric with its title, as HTML."""
     caption = f"<figcaption>{html.escape(metric.title)}<span>{html.escape(metric.about)}</span></figcaption>"
     return f"<figure>{caption}{forest(figures, metric, looks)}</figure>"
 
 
-def _table(variants: Sequence[str], metrics: Mapping[str, Mapping[str, TableRow]]) -> str:
+def grid(variants: Sequence[str], metrics: Mapping[str, Mapping[str, TableRow]]) -> str:
+    """The table of one model and system prompt, a metric a line, as HTML."""
     head = "".join(f"<th scope=col>{html.escape(variant)}</th>" for variant in variants)
     body = []
     for name, found in metrics.items():

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from steering.whole_files import written_whole
 
@@ -31,6 +32,11 @@ def as_csv(head: Row, rows: Iterable[Row]) -> str:
     writer.writerow(head)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def csv_address(text: str) -> str:
+    """An address that holds a CSV file itself, so that a link to it asks no machine for anything."""
+    return f"data:text/csv;charset=utf-8,{quote(text)}"
 
 
 def write_table(path: Path, head: Row, rows: Iterable[Row]) -> Path:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
-from steering.explain_tables import as_csv
+from steering.explain_tables import as_csv, csv_address
+from steering.report_pictures import STYLE as PICTURES
 
 STYLE = """
 :root { --bg: #f6f5f2; --surf: #fff; --ink: #1a1c1f; --ink2: #43474d; --ink3: #5d6168; --line: #dedcd6;
@@ -36,13 +36,6 @@ th { font-weight: 600 } tr:last-child > * { border-bottom: 0 }
 .look0 { border-top-color: var(--v0) !important } .look1 { border-top-color: var(--v1) !important }
 .look2 { border-top-color: var(--v2) !important }
 .asked { margin: 16px 0 6px; color: var(--ink3) }
-svg { display: block; max-width: 100%; height: auto } svg text { font-size: 12px; fill: var(--ink3) }
-svg text.strong { fill: var(--ink) } svg line { stroke: var(--line) } svg line.zero { stroke: var(--ink3) }
-svg line.mark { stroke: var(--ink); stroke-dasharray: 2 3 } svg polyline { fill: none; stroke-width: 2.2 }
-polyline.look0 { stroke: var(--v0) } polyline.look1 { stroke: var(--v1) } polyline.look2 { stroke: var(--v2) }
-svg text.look0 { fill: var(--v0) } svg text.look1 { fill: var(--v1) } svg text.look2 { fill: var(--v2) }
-.band { opacity: .14 } .band.look0 { fill: var(--v0) } .band.look1 { fill: var(--v1) } .band.look2 { fill: var(--v2) }
-rect.up { fill: var(--v2) } rect.down { fill: var(--v1) } rect.framed { stroke: var(--ink); stroke-width: 1.5 }
 code { font: 13px/20px ui-monospace, monospace } pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere }
 a { color: inherit } .csv { font-size: 13px }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 12px }
@@ -50,9 +43,6 @@ a { color: inherit } .csv { font-size: 13px }
   border-radius: 6px }
 figcaption { font-weight: 600; font-size: 14px } figcaption span { display: block; font-weight: 400; font-size: 13px;
   line-height: 18px; color: var(--ink3) }
-svg line.interval { stroke-width: 2 } line.look0, circle.look0 { stroke: var(--v0); fill: var(--v0) }
-line.look1, circle.look1 { stroke: var(--v1); fill: var(--v1) } line.look2, circle.look2 { stroke: var(--v2);
-  fill: var(--v2) } circle.hollow { fill: var(--surf); stroke-width: 2 }
 .figures td, .figures th { white-space: nowrap } .figures .sure { font-weight: 600; color: var(--ink) }
 @media print { .csv { display: none } .card, .three > div { break-inside: avoid } }
 """
@@ -68,13 +58,13 @@ def document(title: str, sections: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="robots" content="noindex">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}{PICTURES}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
 
 
 def with_csv(content: str, file: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A picture or table with its figures as a file to take along."""
-    link = f"data:text/csv;charset=utf-8,{quote(as_csv(head, rows))}"
+    link = csv_address(as_csv(head, rows))
     named = f'<a download="{file}" href="{link}">These figures as CSV</a>'
     return f'<div class="card">{content}</div><p class="csv">{named}</p>'

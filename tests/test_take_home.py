@@ -30,10 +30,10 @@ from steering.ui import take_home_markup as markup
 from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
 from steering.ui.engine import Engine, ModelOptions
+from steering.ui.errands import Errands, Told
 from steering.ui.operator import Operator
 from steering.ui.options import parsed
 from steering.ui.session import Session, Sessions
-from steering.ui.take_home_errands import Errands, Told
 from steering.ui.take_home_files import TakeHomeFiles
 from steering.ui.take_home_models import TakeHomeModels
 from steering.ui.take_home_rules import NO_PUSH, NOT_HERE, TakeHome, folder_name, is_this_machine, suggestion
@@ -190,7 +190,7 @@ class Tab:
         self.session.idea = self.session.add_own(self.direction)
         self.taken: list[Direction] = []
         handlers: Any = SimpleNamespace(taken_up=["chat"], take_up=self._take_up)
-        self.errands = Errands(chat, self.sessions)
+        self.errands = Errands(chat, self.sessions, words.SAYINGS, lambda session: session.home)
         self.files = TakeHomeFiles(chat, self.sessions, self.errands, handlers)
         self.models = TakeHomeModels(chat, self.sessions, self.errands, self.files)
 
@@ -506,7 +506,7 @@ def test_one_at_a_time_and_waiting_can_be_cancelled(tab: Tab) -> None:
     shown = tab.write()
     assert "1 person is before you" in next(shown)[0]
     (second,) = tab.write(name="other")
-    assert words.BUSY in second[0]
+    assert words.SAYINGS.busy in second[0]
     assert "visible" not in second[1], "the buttons of the first stay"
     tab.errands.cancel(REQUEST)
     *_, last = shown

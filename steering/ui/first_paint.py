@@ -25,7 +25,7 @@ LAYER_STEP = 4
 UPPER_STEPS = (0.65, 0.92, 1.16)
 LOWER_STEPS = (-0.2, -0.45, -0.7, -1.16)
 RUNGS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
-TABS = ("Chat", "Make a direction", "Blind test", "Take it home", "How it works")
+TABS = ("Chat", "Make a direction", "Blind test", "Explain", "Take it home", "How it works")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 import gradio as gr
 
+from steering.report_pictures import STYLE as STYLE_OF_PICTURES
 from steering.ui import markup
 from steering.ui.columns import BESIDE
 from steering.ui.how import how_it_works
@@ -53,14 +54,15 @@ class Components:
     - ``thinking`` and ``thinking_acts`` are invisible until the model can think: ``gr.update(visible=True)``.
     - ``model_status`` is a read-only text; ``settings`` are the inputs that `SETTINGS` names, in its order.
     - ``edit`` should take the last turn back and put its question into ``message``.
-    - ``make_tab``, ``blind_tab`` and ``home_tab`` are empty; enter them again (``with components.make_tab:``) to fill
-      them.
+    - ``make_tab``, ``blind_tab``, ``explain_tab`` and ``home_tab`` are empty; enter them again (``with
+      components.make_tab:``) to fill them.
     """
 
     tabs: gr.Tabs
     chat_tab: gr.Tab
     make_tab: gr.Tab
     blind_tab: gr.Tab
+    explain_tab: gr.Tab
     home_tab: gr.Tab
     idea: gr.Radio
     message: gr.Textbox
@@ -179,6 +181,8 @@ def build_layout(
             pass
         with gr.Tab("Blind test", id="blind", elem_id="tab-blind") as blind_tab:
             pass
+        with gr.Tab("Explain", id="explain", elem_id="tab-explain") as explain_tab:
+            pass
         with gr.Tab("Take it home", id="home", elem_id="tab-home") as home_tab:
             pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
@@ -190,6 +194,7 @@ def build_layout(
         chat_tab=chat_tab,
         make_tab=make_tab,
         blind_tab=blind_tab,
+        explain_tab=explain_tab,
         home_tab=home_tab,
         idea=idea_choice,
         message=message,
@@ -229,15 +234,16 @@ COPY_MARKDOWN = "(text) => { steeringPage.copy(text, 'copy-markdown'); }"
 SAVE_RUN = "(text) => { steeringPage.save('steering-run.json', text, 'application/json'); }"
 
 
+STYLES = ("page.css", "make.css", "blind.css", "explain.css", "home.css")
+
+
 def page_options() -> dict[str, Any]:
     """Keyword arguments for ``Blocks.launch``: theme, styles, scripts, icon."""
     frame = (ASSETS / "frame.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return {
         "theme": InkOnPaper(),
-        "css": "".join(
-            (ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "make.css", "blind.css", "home.css")
-        ),
+        "css": "".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLES) + STYLE_OF_PICTURES,
         "head": f'<meta name="description" content="{markup.DESCRIPTION}">\n<style>\n{frame}\n</style>\n'
         f"<script>\n{script}\n</script>\n",
         "favicon_path": ASSETS / "favicon.svg",

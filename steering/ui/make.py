@@ -16,6 +16,7 @@ from steering.ui.make_handlers import SAMPLE, MakeHandlers
 from steering.ui.make_work import file_limits
 from steering.ui.pieces import DROPS_SCRIPT, focus_back, focus_on
 from steering.ui.session import Sessions
+from steering.ui.squares import SQUARES_SCRIPT
 from steering.ui.workbench import LONGEST_NAME
 
 VISITORS_AT_ONCE = 32
@@ -57,9 +58,7 @@ def build_make_tab(components: Components, engine: Engine, sessions: Sessions, l
             check = _html(make_markup.step(2, "Check them"), make_markup.check_html(None, "", []), "make-check")
             finding = _find()
         with gr.Column(min_width=0):
-            card = gr.HTML(
-                make_card.WELCOME, js_on_load=_SQUARES_SCRIPT, apply_default_css=False, elem_id="quality-card"
-            )
+            card = gr.HTML(make_card.WELCOME, js_on_load=_CARD_SCRIPT, apply_default_css=False, elem_id="quality-card")
             picking = _pick()
             acting = _actions()
             note = gr.HTML("", js_on_load=None, apply_default_css=False, elem_id="make-note")
@@ -213,29 +212,9 @@ _FIND_WORDS = (
 _SHORT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _LAST: dict[str, Any] = _SHORT | {"trigger_mode": "always_last"}
 
-# Squares are one stop of the Tab key; arrows, Home and End move between them, and Enter or a press chooses.
-_SQUARES_SCRIPT = """
-const squares = () => [...element.querySelectorAll('button[data-layer]')];
-element.addEventListener('click', (event) => {
-  const square = event.target.closest('button[data-layer]');
-  if (square) trigger('select', { position: square.dataset.position, layer: square.dataset.layer });
-});
-element.addEventListener('keydown', (event) => {
-  const square = event.target.closest('button[data-layer]');
-  if (!square || event.ctrlKey || event.metaKey || event.altKey) return;
-  const all = squares();
-  const row = all.filter((other) => other.dataset.position === square.dataset.position);
-  const column = all.filter((other) => other.dataset.layer === square.dataset.layer);
-  const next = {
-    ArrowLeft: row[row.indexOf(square) - 1], ArrowRight: row[row.indexOf(square) + 1],
-    ArrowUp: column[column.indexOf(square) - 1], ArrowDown: column[column.indexOf(square) + 1],
-    Home: row[0], End: row[row.length - 1],
-  }[event.key];
-  if (!next) return;
-  event.preventDefault();
-  for (const other of all) other.tabIndex = other === next ? 0 : -1;
-  next.focus();
-});
+_CARD_SCRIPT = (
+    SQUARES_SCRIPT
+    + """
 let open = false;
 element.addEventListener('toggle', (event) => { if (event.target.matches('details')) open = event.target.open; }, true);
 watch('value', () => {
@@ -246,5 +225,6 @@ watch('value', () => {
   if (box && chosen && box.scrollWidth > box.clientWidth) box.scrollLeft = chosen.offsetLeft - box.clientWidth / 2;
 });
 """
+)
 
 __all__ = ["MakeTab", "build_make_tab"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from steering.ui.best_search import Search
     from steering.ui.blind_votes import Round
     from steering.ui.engine import Loading
+    from steering.ui.explain_found import Explained
     from steering.ui.worker import Reports
 
 SESSIONS_KEPT = 200
@@ -58,20 +59,49 @@ class BlindTest:
 
 
 @dataclass
-class TakingHome:
-    """What stands on the “Take it home” tab.
+class Errand:
+    """Long work of a tab, one at a time.
 
     Attributes:
-        job: an edited model being written, or something being sent to the hub; one at a time.
-        busy: whether there is one, or will be at once.
+        job: what runs.
+        busy: whether something does, or will at once.
+    """
+
+    job: Reports | None = None
+    busy: bool = False
+
+    def end(self) -> None:
+        """End what runs."""
+        if self.job is not None:
+            self.job.stop()
+
+
+@dataclass
+class Explaining(Errand):
+    """What stands on the “Explain” tab.
+
+    Attributes:
+        shown: what was found of the prompt, for looking at other heads of it.
+        default_suffix: the suffix as it was suggested.
+        shown_for: name and revision of the model that the tab was last shown for; None before that.
+    """
+
+    shown: Explained | None = None
+    default_suffix: str = ""
+    shown_for: tuple[str, str] | None = None
+
+
+@dataclass
+class TakingHome(Errand):
+    """What stands on the “Take it home” tab; its errand writes an edited model, or sends something to the hub.
+
+    Attributes:
         written: the folders that this visitor had written, by their names.
         looked_at: what, the repository and whether it is public, of the files that were shown before they are sent.
         default_name: the folder's name as it was suggested.
         shown_for: name and revision of the model that the tab was last shown for; None before that.
     """
 
-    job: Reports | None = None
-    busy: bool = False
     written: dict[str, Path] = field(default_factory=dict)
     looked_at: tuple[str, str, bool] | None = None
     default_name: str = ""
@@ -87,8 +117,7 @@ class TakingHome:
 
     def end(self) -> None:
         """End what runs, and remove the files."""
-        if self.job is not None:
-            self.job.stop()
+        super().end()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -142,6 +171,7 @@ class Session:
     refused: Loading | None = None
     making: Making = field(default_factory=Making)
     blind: BlindTest = field(default_factory=BlindTest)
+    explaining: Explaining = field(default_factory=Explaining)
     home: TakingHome = field(default_factory=TakingHome)
 
     @property
@@ -174,6 +204,7 @@ class Session:
     def end(self) -> None:
         """The visitor has left: end whatever runs for them."""
         self.stop()
+        self.explaining.end()
         self.home.end()
 
 

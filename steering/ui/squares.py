@@ -8,6 +8,32 @@ from typing import Any
 from steering.ui.make_words import RESPONSE, escaped, signed, visible_token
 
 LONGEST_TOKEN = 12  # characters of a token beside its row of squares
+# Squares are one stop of the Tab key; arrows, Home and End move between them, and Enter or a press chooses. A button
+# outside the map may name a square too.
+SQUARES_SCRIPT = """
+const squares = () => [...element.querySelectorAll('td > button[data-layer]')];
+element.addEventListener('click', (event) => {
+  const square = event.target.closest('button[data-layer]');
+  if (square) trigger('select', { position: square.dataset.position, layer: square.dataset.layer });
+});
+element.addEventListener('keydown', (event) => {
+  const square = event.target.closest('td > button[data-layer]');
+  if (!square || event.ctrlKey || event.metaKey || event.altKey) return;
+  const all = squares();
+  const row = all.filter((other) => other.dataset.position === square.dataset.position);
+  const column = all.filter((other) => other.dataset.layer === square.dataset.layer);
+  const next = {
+    ArrowLeft: row[row.indexOf(square) - 1], ArrowRight: row[row.indexOf(square) + 1],
+    ArrowUp: column[column.indexOf(square) - 1], ArrowDown: column[column.indexOf(square) + 1],
+    Home: row[0], End: row[row.length - 1],
+  }[event.key];
+  if (!next) return;
+  event.preventDefault();
+  for (const other of all) other.tabIndex = other === next ? 0 : -1;
+  next.focus();
+});
+"""
+
 TOO_LATE = 0.8  # of the depth; from there on too little of the model is left to act on (the paper's limit)
 
 

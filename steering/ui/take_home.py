@@ -16,10 +16,10 @@ from steering.ui import take_home_markup as markup
 from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
 from steering.ui.chat_handlers import ChatHandlers
+from steering.ui.errands import Errands, Updates
 from steering.ui.layout import Components
 from steering.ui.pieces import DROPS_SCRIPT, fixed, focus_back, focus_on
 from steering.ui.session import Sessions
-from steering.ui.take_home_errands import Errands, Updates
 from steering.ui.take_home_files import TakeHomeFiles
 from steering.ui.take_home_models import TakeHomeModels
 
@@ -81,7 +81,7 @@ def build_home_tab(components: Components, chat: Chat, sessions: Sessions, chat_
                 models = _model_step()
                 fixed(markup.push_step_html(rules.may_push), "home-hub")
                 pushing = _push_step() if rules.may_push else None
-    errands = Errands(chat, sessions)
+    errands = Errands(chat, sessions, words.SAYINGS, lambda session: session.home)
     file_handlers = TakeHomeFiles(chat, sessions, errands, chat_handlers)
     if models is None:
         _attach_files(files, file_handlers, components, _entering(files, file_handlers, sessions))

@@ -15,10 +15,10 @@ from steering.ui import take_home_markup as markup
 from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
 from steering.ui.chat_handlers import ChatHandlers
+from steering.ui.errands import Errands, Told, Updates
 from steering.ui.ideas import is_own, title_of
 from steering.ui.make_work import report_preset
 from steering.ui.session import Session, Sessions
-from steering.ui.take_home_errands import Errands, Told, Updates
 from steering.ui.take_home_work import read_foreign, read_own, write_file
 
 if TYPE_CHECKING:

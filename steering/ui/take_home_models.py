@@ -19,10 +19,10 @@ from steering.ui import make_markup
 from steering.ui import take_home_markup as markup
 from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
+from steering.ui.errands import Errands, Told, Updates, in_a_thread
 from steering.ui.ideas import title_of
 from steering.ui.methods import ADDITIONS, REMOVALS
 from steering.ui.session import Session, Sessions
-from steering.ui.take_home_errands import Errands, Told, Updates, in_a_thread
 from steering.ui.take_home_files import TakeHomeFiles
 from steering.ui.take_home_work import Order, Written, cannot_be, write_model
 from steering.ui.worker import Reports, Work

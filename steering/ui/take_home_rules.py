@@ -64,13 +64,17 @@ class TakeHome:
         root = Path(os.path.abspath(Path(folder or FOLDER).expanduser()))
         return cls(root, may_push=not on_space, only_here=asked != "on")
 
-    def require_here(self, host: str | None) -> None:
-        """Raise SteeringError if the page was opened by a name that it may not be; ``host``: as the browser sent it."""
+    def is_here(self, host: str | None) -> bool:
+        """Whether the page was opened by a name that it may be; ``host``: as the browser sent it."""
         try:
             name = urlsplit(f"//{host or ''}").hostname
         except ValueError:
             name = None
-        if self.only_here and not (name and is_this_machine(name)):
+        return not self.only_here or bool(name and is_this_machine(name))
+
+    def require_here(self, host: str | None) -> None:
+        """Raise SteeringError if the page was opened by a name that it may not be; ``host``: as the browser sent it."""
+        if not self.is_here(host):
             raise SteeringError(ELSEWHERE)
 
     def require_models(self) -> Path:

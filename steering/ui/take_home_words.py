@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steering.exchange_kinds import KINDS, TITLES
+from steering.ui.errands import Sayings
 from steering.ui.methods import ADDITIONS, REMOVALS
 from steering.ui.take_home_rules import suggestion
 
@@ -38,10 +39,15 @@ FORM_WORDS = {
     "direction.",
 }
 NO_STRENGTH = "At strength 0 nothing is added. Move “How strongly” in the chat first."
-BUSY = "Something of yours is still being written or sent. Wait for it, or cancel it."
-CANCELLED = ("Cancelled.", "Nothing was left behind.")
-PUSH_CANCELLED = ("Cancelled.", "Nothing of it is in the repository.")
 UNFORESEEN = "Something went wrong inside the program; its log says what. Nothing was left behind: try again."
+SAYINGS = Sayings(
+    tab="Take it home",
+    bar="Taking it home",
+    busy="Something of yours is still being written or sent. Wait for it, or cancel it.",
+    unforeseen=UNFORESEEN,
+    cancelled=("Cancelled.", "Nothing was left behind."),
+    cancelled_kinds={"push": ("Cancelled.", "Nothing of it is in the repository.")},
+)
 OTHER_MODEL = "Another model came into use meanwhile. Press again to write that one."
 CHANGED_FILES = (
     "The files of {label} are not those it was loaded from any more. Load it again (Settings, Model), then write it."

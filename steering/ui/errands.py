@@ -1,23 +1,22 @@
-"""Long work of “Take it home”: one errand a visitor, how far it is, and how it ended."""
+"""Long work of a tab: one errand a visitor, how far it is, and how it ended."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
 from steering.errors import Cancelled, SteeringError
 from steering.ui import make_markup, make_words
-from steering.ui import take_home_words as words
 from steering.ui.activity import RunningTurn
 from steering.ui.chat import Chat
 from steering.ui.scope import queued_message
-from steering.ui.session import Session, Sessions
+from steering.ui.session import Errand, Session, Sessions
 from steering.ui.worker import Reports, Work
 
 logger = logging.getLogger(__name__)
@@ -70,13 +69,39 @@ class Told:
         return make_markup.progress_html(part, self.what, ", ".join(said), label)
 
 
-class Errands:
-    """Runs what takes long for a visitor, one at a time, and stops it when they leave or the program ends."""
+@dataclass(frozen=True)
+class Sayings:
+    """What a tab says of its errands.
 
-    def __init__(self, chat: Chat, sessions: Sessions) -> None:
+    Attributes:
+        tab: its name, for the log.
+        bar: the name of the bar, for those who do not see it.
+        busy: when a visitor asks for another one meanwhile.
+        unforeseen: when it failed for a reason that only the log knows.
+        cancelled: what was done, and what became of it; ``cancelled_kinds`` has other words for some kinds.
+    """
+
+    tab: str
+    bar: str
+    busy: str
+    unforeseen: str
+    cancelled: tuple[str, str]
+    cancelled_kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+class Errands:
+    """Runs what takes long for a visitor, one at a time, and stops it when they leave or the program ends.
+
+    Args:
+        errand: where a visitor's errand stands.
+    """
+
+    def __init__(self, chat: Chat, sessions: Sessions, sayings: Sayings, errand: Callable[[Session], Errand]) -> None:
         self.chat = chat
         self.engine = chat.engine
         self.sessions = sessions
+        self._sayings = sayings
+        self._errand = errand
         self._taking = threading.Lock()
 
     def run(
@@ -100,19 +125,21 @@ class Errands:
             failed: the updates when it came to nothing, of the markup that says why, which is the first of them.
         """
         session = self.sessions.of(request)
+        errand = self._errand(session)
         with self._taking:
-            free, session.home.busy = not session.home.busy, True
+            free, errand.busy = not errand.busy, True
         if not free:
             unchanged = [gr.skip()] * (len(failed("")) - 1)
-            yield [make_markup.problem_html(words.BUSY), *unchanged]
+            yield [make_markup.problem_html(self._sayings.busy), *unchanged]
             return
         turn: RunningTurn | None = None
         job: Reports | None = None
         clearing = Clearing()
+        shown: Updates | None = None  # until it has ended
         try:
             if refusal := self.chat.operator.admit(request):
                 raise SteeringError(refusal)
-            session.home.job = job = begin(session, clearing.watch)
+            errand.job = job = begin(session, clearing.watch)
             turn = self.chat.operator.activity.turn_started(session.key, rows=0, kind=kind, stop=job.stop)
             clearing.turns.append(turn)
             result = yield from self._follow(job, told, running)
@@ -120,24 +147,25 @@ class Errands:
                 raise Cancelled
             shown = ended(session, result)
         except Cancelled:
-            said = words.PUSH_CANCELLED if kind == "push" else words.CANCELLED
+            said = self._sayings.cancelled_kinds.get(kind, self._sayings.cancelled)
             shown = failed(make_markup.done_html(*said))
         except SteeringError as error:
             shown = failed(make_markup.problem_html(str(error)))
         except Exception:
-            logger.exception("An errand of “Take it home” failed")
-            shown = failed(make_markup.problem_html(words.UNFORESEEN))
+            logger.exception("An errand of “%s” failed", self._sayings.tab)
+            shown = failed(make_markup.problem_html(self._sayings.unforeseen))
         finally:
+            stopped = shown is None or (job is not None and job.stopped)
             if job is not None:
                 job.stop()  # also when the page was closed in the middle
             still_clearing = clearing.is_watched and job is not None and job.started.is_set() and not job.ended.is_set()
             if turn is not None and not still_clearing:
-                turn.ended(stopped=job is not None and job.stopped)
-            session.home.job, session.home.busy = None, False
+                turn.ended(stopped=stopped)
+            errand.job, errand.busy = None, False
         yield shown
 
     def cancel(self, request: gr.Request) -> None:
-        job = self.sessions.of(request).home.job
+        job = self._errand(self.sessions.of(request)).job
         if job is not None:
             job.stop()
 
@@ -161,14 +189,13 @@ class Errands:
             yield running(self._bar(job, told, now), not job.stopped)
         return result
 
-    @staticmethod
-    def _bar(job: Reports, told: Told, now: float) -> str:
+    def _bar(self, job: Reports, told: Told, now: float) -> str:
         if job.stopped:
             return make_markup.progress_html(None, "Cancelling…")
         if not job.started.is_set():
             waits = queued_message(job.before, job.seconds_before) if job.before else "Starting…"
             return make_markup.progress_html(None, waits)
-        return told.html(now, "Taking it home")
+        return told.html(now, self._sayings.bar)
 
 
 class Clearing:
