@@ -85,6 +85,7 @@ def evaluate_to(
     from steering.evaluation_records import RECORDS
     from steering.evaluation_table import table
     from steering.evaluation_words import markdown
+    from steering.version import versions
     from steering.whole_files import written_whole
 
     sources, names = options.model, options.direction
@@ -140,23 +141,6 @@ def compare_to(options: argparse.Namespace) -> dict[str, Any]:
     if not options.json:
         print(compared_markdown(rows, names))
     return result
-
-
-def versions() -> dict[str, str]:
-    """What the figures depend on beside the data."""
-    import platform
-
-    import torch
-    import transformers
-
-    from steering.version import library_version
-
-    return {
-        "steering": library_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
 
 
 # ---------------------------------------------------------------- parts
@@ -328,6 +312,8 @@ def _part(options: argparse.Namespace, model: ChatModel, direction: Direction) -
 
 def _identity(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """What a run is made of: a file of records is gone on with by the same alone."""
+    from steering.version import versions
+
     return {
         "models": list(options.model),
         "data_sha256": plan.data_sha256,

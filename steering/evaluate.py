@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 WHAT = "Evaluating"
 WINDOW = 256  # tokens of the text in one piece, as in the paper's code
 WINDOWS_A_JOB = 4
+WRITING = 0.6  # what part of a job the replies take, about
 OTHER_PROMPTS = 2  # that a reply is held against, to tell its topic
 FEWEST_PROMPTS = 2
 
@@ -125,6 +126,7 @@ class Evaluation:
     judge: ReplyJudge | None = None
     run_task: TaskRunner | None = None
     _checkpoints: dict[str, ChatModel] = field(default_factory=dict, init=False)
+    _tick: Callable[[float], None] = field(default=lambda part: None, init=False)  # what part of a job is done
 
     def run(self, records: RecordFile, progress: Progress = silent) -> None:
         """Do every job that the records do not hold yet.
@@ -132,11 +134,12 @@ class Evaluation:
         Raises:
             SteeringError: if a prompt is too long, a direction or a checkpoint does not fit, the judge answers
                 nonsense, or memory runs out. What was measured before is kept.
-            Cancelled: if ``progress`` raises it; it is called before every job.
+            Cancelled: if ``progress`` raises it; it is called after every token and pass, never within a pass.
         """
         jobs = list(self._jobs())
         for number, (name, do) in enumerate(jobs):
-            progress(WHAT, number, len(jobs))
+            self._tick = partial(_told, progress, number, len(jobs))
+            self._tick(0.0)
             if name not in records:
                 records.add(name, do())
         progress(WHAT, len(jobs), len(jobs))
@@ -168,7 +171,9 @@ class Evaluation:
         asked = {number: with_system(list(examples[number].messages), system or None) for number in numbers}
         written = self._written(asked, system)
         prompts = {number: self.model.encode(asked[number]) for number in numbers}
+        self._tick(WRITING)
         known = self._log_probabilities(written, prompts)
+        self._tick(WRITING + 0.15)
         likelihoods = {key: -float(one.mean()) for key, one in known.items()}
         read = {
             (number, name): ReadReply(reply.text, reply.ids, likelihoods[number, name] - likelihoods[number, BASELINE])
@@ -177,6 +182,7 @@ class Evaluation:
         unclear = [key for key, one in read.items() if not one.is_broken and not one.refuses(self.plan.phrases)]
         gains = self._gains(written, unclear, known, side, system)
         verdicts = self._verdicts(written, examples) if side == HARMFUL else {}
+        self._tick(WRITING + 0.3)
         found = []
         for number in numbers:
             costs = self._costs(written, examples, asked, number, system) if side == HARMLESS else {}
@@ -218,7 +224,8 @@ class Evaluation:
                 repetition_penalty=self.plan.repetition_penalty,
                 seed=self.plan.seed,
             )
-            *_, last = steps
+            for n_tokens, last in enumerate(steps):  # noqa: B007  the last one is what counts
+                self._tick(WRITING * n_tokens / self.plan.max_new_tokens)
             for (number, one), ids, text in zip(rows, last.token_ids, last.answers, strict=True):
                 found[number, one.name] = Written(ids, text)
         return found
@@ -347,6 +354,10 @@ class Evaluation:
                 )
             self._checkpoints[source] = loaded
         return self._checkpoints[source]
+
+
+def _told(progress: Progress, number: int, n_jobs: int, part: float) -> None:
+    progress(WHAT, number + part, n_jobs)
 
 
 _PLAIN = Variant(BASELINE)

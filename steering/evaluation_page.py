@@ -37,7 +37,7 @@ def page(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
         )
         sections.append(f'<h2>{name}</h2><div class="plots">{plots}</div>')
         own = [row for found in metrics.values() for row in found.values()]
-        sections.append(with_csv(grid(variants, metrics), "evaluation.csv", HEAD, [_csv(row) for row in own]))
+        sections.append(with_csv(grid(variants, metrics), "evaluation.csv", HEAD, [csv_row(row) for row in own]))
     sections.append(f"<p>{html.escape(LEGEND)}</p>")
     lines = "".join(f"<p>{html.escape(line).replace('`', '')}</p>" for line in made(about))
     sections.append(f'<h2>How this was made</h2><div class="card">{lines}</div>')
@@ -142,7 +142,8 @@ def _lead(rows: Sequence[TableRow]) -> str:
     )
 
 
-def _csv(row: TableRow) -> list[Any]:
+def csv_row(row: TableRow) -> list[Any]:
+    """A row of the table as CSV, under :data:`HEAD`."""
     figure, difference = row.figure.as_card(), row.difference.as_card()
     return [
         *(row.model, row.system, row.variant, row.metric),

@@ -223,9 +223,7 @@ def load_set(
     )
 
 
-def load_prompts(
-    path: str | Path, *, side: Literal["harmful", "harmless"] | None = None, n: int | None = None, seed: int = 0
-) -> NamedData:
+def load_prompts(path: str | Path, *, side: Side | None = None, n: int | None = None, seed: int = 0) -> NamedData:
     """A sample of a file of one's own: a prompt a line (TXT), an ``instruction`` or ``text`` a row (JSONL, JSON, CSV).
 
     Args:

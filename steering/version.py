@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 
 
@@ -11,3 +12,9 @@ def library_version() -> str:
         return metadata.version("steering-playground")
     except metadata.PackageNotFoundError:  # run from a checkout
         return "0.1.0"
+
+
+def versions() -> dict[str, str]:
+    """What measured figures depend on beside the data: this library and those that compute."""
+    found = {package: metadata.version(package) for package in ("torch", "transformers")}
+    return {"steering": library_version(), **found, "python": platform.python_version()}

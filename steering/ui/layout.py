@@ -54,8 +54,8 @@ class Components:
     - ``thinking`` and ``thinking_acts`` are invisible until the model can think: ``gr.update(visible=True)``.
     - ``model_status`` is a read-only text; ``settings`` are the inputs that `SETTINGS` names, in its order.
     - ``edit`` should take the last turn back and put its question into ``message``.
-    - ``make_tab``, ``blind_tab``, ``explain_tab`` and ``home_tab`` are empty; enter them again (``with
-      components.make_tab:``) to fill them.
+    - ``make_tab``, ``blind_tab``, ``explain_tab``, ``evaluate_tab`` and ``home_tab`` are empty; enter them again
+      (``with components.make_tab:``) to fill them.
     """
 
     tabs: gr.Tabs
@@ -63,6 +63,7 @@ class Components:
     make_tab: gr.Tab
     blind_tab: gr.Tab
     explain_tab: gr.Tab
+    evaluate_tab: gr.Tab
     home_tab: gr.Tab
     idea: gr.Radio
     message: gr.Textbox
@@ -183,6 +184,8 @@ def build_layout(
             pass
         with gr.Tab("Explain", id="explain", elem_id="tab-explain") as explain_tab:
             pass
+        with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate") as evaluate_tab:
+            pass
         with gr.Tab("Take it home", id="home", elem_id="tab-home") as home_tab:
             pass
         with gr.Tab("How it works", id="how", elem_id="tab-how"):
@@ -195,6 +198,7 @@ def build_layout(
         make_tab=make_tab,
         blind_tab=blind_tab,
         explain_tab=explain_tab,
+        evaluate_tab=evaluate_tab,
         home_tab=home_tab,
         idea=idea_choice,
         message=message,
@@ -234,7 +238,7 @@ COPY_MARKDOWN = "(text) => { steeringPage.copy(text, 'copy-markdown'); }"
 SAVE_RUN = "(text) => { steeringPage.save('steering-run.json', text, 'application/json'); }"
 
 
-STYLES = ("page.css", "make.css", "blind.css", "explain.css", "home.css")
+STYLES = ("page.css", "make.css", "blind.css", "explain.css", "evaluate.css", "home.css")
 
 
 def page_options() -> dict[str, Any]:

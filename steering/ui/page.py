@@ -11,6 +11,7 @@ from steering.ui.chat_handlers import ChatHandlers
 from steering.ui.chat_view import loading_line
 from steering.ui.columns import BESIDE
 from steering.ui.engine import Engine
+from steering.ui.evaluate_tab import build_evaluate_tab
 from steering.ui.explain_tab import build_explain_tab
 from steering.ui.first_paint import Console, first_paint
 from steering.ui.ideas import example_of, questions_of, title_of
@@ -64,6 +65,7 @@ def build_page(engine: Engine, models: ModelChoice, operator: Operator) -> Page:
         build_blind_tab(components, chat, sessions)
         handlers = ChatHandlers(chat, sessions, components, models)
         build_explain_tab(components, chat, sessions)
+        build_evaluate_tab(components, chat, sessions)
         build_home_tab(components, chat, sessions, handlers)
         handlers.attach(make.use, page)
         add_endpoints(engine, operator)

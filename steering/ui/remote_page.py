@@ -78,8 +78,9 @@ def _leave_out(components: Components) -> None:
     """What nobody can use here is not on the page: not to be seen, and not to be found by a keyboard either."""
     settings = [components.settings[name] for name in NOT_THERE]
     controls = (components.idea, components.strength, components.beside, components.idea_card, components.model)
-    tabs = (components.make_tab, components.blind_tab, components.explain_tab, components.home_tab)
-    for part in (*tabs, *controls, *settings):
+    tabs = (components.make_tab, components.blind_tab, components.explain_tab)
+    more_tabs = (components.evaluate_tab, components.home_tab)
+    for part in (*tabs, *more_tabs, *controls, *settings):
         part.visible = False
 
 

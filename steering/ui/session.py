@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from steering.ui.best_search import Search
     from steering.ui.blind_votes import Round
     from steering.ui.engine import Loading
+    from steering.ui.evaluate_found import Evaluated
     from steering.ui.explain_found import Explained
     from steering.ui.worker import Reports
 
@@ -89,6 +90,17 @@ class Explaining(Errand):
     shown: Explained | None = None
     default_suffix: str = ""
     shown_for: tuple[str, str] | None = None
+
+
+@dataclass
+class Evaluating(Errand):
+    """What stands on the “Evaluate” tab.
+
+    Attributes:
+        shown: the newest evaluation.
+    """
+
+    shown: Evaluated | None = None
 
 
 @dataclass
@@ -172,6 +184,7 @@ class Session:
     making: Making = field(default_factory=Making)
     blind: BlindTest = field(default_factory=BlindTest)
     explaining: Explaining = field(default_factory=Explaining)
+    evaluating: Evaluating = field(default_factory=Evaluating)
     home: TakingHome = field(default_factory=TakingHome)
 
     @property
@@ -205,6 +218,7 @@ class Session:
         """The visitor has left: end whatever runs for them."""
         self.stop()
         self.explaining.end()
+        self.evaluating.end()
         self.home.end()
 
 

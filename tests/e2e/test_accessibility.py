@@ -15,7 +15,7 @@ from benchmarks.running_app import start_server
 OpenPage = Callable[..., Page]
 QUESTION = "How do I boil an egg?"
 LONG = 300  # tokens; enough to be looked at while they are written
-TABS = ("Make a direction", "Blind test", "Explain", "Take it home", "How it works")
+TABS = ("Make a direction", "Blind test", "Explain", "Evaluate", "Take it home", "How it works")
 # In words: what is wrong, and where.
 VIOLATIONS = """async () => {
   const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];

@@ -1,0 +1,90 @@
+"""The work of the “Evaluate” tab: answers written seven ways on the model's thread, read, and thrown away."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steering.errors import SteeringError
+from steering.ui import evaluate_words as words
+from steering.ui.evaluate_found import Evaluated, ToEvaluate
+from steering.ui.ideas import fits_model
+from steering.ui.make_words import GONE
+
+if TYPE_CHECKING:
+    from steering.named_sets import Side
+    from steering.progress import Progress
+    from steering.ui.engine import Engine
+    from steering.ui.worker import Job
+
+SEED = 0
+ROWS_AT_ONCE = 16
+
+
+def evaluate(engine: Engine, asked: ToEvaluate, job: Job) -> None:
+    """Evaluate a direction on the model in use; reports an `Evaluated` at the end.
+
+    Raises:
+        SteeringError: if another model is in use than the one that was meant, or the direction is not for it.
+    """
+    from steering.contestants import contestants
+    from steering.contrast import PRESETS, Example
+    from steering.evaluate import Evaluation, Plan
+    from steering.evaluation_records import RECORDS, RecordFile
+    from steering.evaluation_table import table
+    from steering.named_sets import load_prompts, load_text
+    from steering.version import versions
+
+    model = engine.ready_model()
+    if (model.name, model.revision) != asked.model:
+        raise SteeringError(words.OTHER_MODEL)
+    if asked.own is not None and not fits_model(asked.own, model.name, model.revision):
+        raise SteeringError(GONE)
+    model.thinking = False
+    through = _through(engine, job)
+    direction = asked.own or engine.preset_direction(asked.idea, through)
+    direction.require_fit(model)
+    folder = PRESETS / "evaluation"
+    sides: tuple[Side, ...] = ("harmful", "harmless") if asked.harmful else ("harmless",)
+    data = {side: load_prompts(folder / "requests.jsonl", side=side, n=asked.count, seed=SEED) for side in sides}
+    text = load_text(folder / "text.txt")
+
+    def examples(side: Side) -> tuple[Example, ...]:
+        prompts = data[side].prompts if side in data else []
+        return tuple(Example(({"role": "user", "content": prompt},)) for prompt in prompts)
+
+    plan = Plan(
+        harmful=examples("harmful"),
+        harmless=examples("harmless"),
+        text=text.text,
+        max_new_tokens=asked.length,
+        seed=SEED,
+        rows=ROWS_AT_ONCE,
+    )
+    rows = contestants(direction, coefficient=asked.coefficient, ask=asked.ask, seed=SEED)
+    with tempfile.TemporaryDirectory() as kept, engine.all_cores():
+        records = RecordFile(Path(kept) / RECORDS, {})
+        Evaluation(model, rows, plan).run(records, through)
+        found = records.records()
+    about = {
+        "data": [f"{side}: {one.label}" for side, one in {**data, "text": text}.items()],
+        "data_sha256": plan.data_sha256,
+        "seed": SEED,
+        "systems": [""],
+        "judge": "",
+        "coefficient": asked.coefficient,
+        "tokens": asked.length,
+        "versions": versions(),
+    }
+    job.report(Evaluated(asked, model.label, table(found, SEED), found, about))
+
+
+def _through(engine: Engine, job: Job) -> Progress:
+    """The library's progress callback: ends the work when a stop was asked for, and lets replies go first."""
+
+    def report(what: str, done: float, total: float) -> None:
+        job.progress(what, done, total)
+        engine.let_others_go(job)
+
+    return report
