@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from steering.errors import SteeringError
+from steering.errors import Cancelled, SteeringError
 from steering.ui import explain_words as words
 from steering.ui.explain_found import Of, Question
 from steering.ui.ideas import fits_model
@@ -114,5 +114,7 @@ def tried(find: Callable[[], Found]) -> tuple[Found | None, str]:
     """What was found, or the sentence that says why it could not be: one part of an explanation may be missing."""
     try:
         return find(), ""
+    except Cancelled:
+        raise
     except SteeringError as error:
         return None, str(error)

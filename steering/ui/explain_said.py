@@ -55,8 +55,8 @@ def sides_said(where: Where, of: Of) -> str:
 def ways_said(where: Where, of: Of) -> str:
     """What the picture of the three ways shows."""
     layer = min(of.layer, of.n_layers - 1)
-    parts = [f"{name} at {number(curve.mean[layer])}" for name, curve in where.ways.items()]
-    return f"At layer {layer} your prompt stands, {', '.join(parts)}."
+    parts = [f"at {number(curve.mean[layer])} {name}" for name, curve in where.ways.items()]
+    return f"At layer {layer} your prompt stands {', '.join(parts)}."
 
 
 def heads_said(heads: Heads) -> str:
