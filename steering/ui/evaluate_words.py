@@ -6,7 +6,7 @@ from steering.ui.errands import Sayings
 
 COUNTS = (4, 8, 16, 32)
 LENGTHS = (32, 64, 128)
-HARMLESS_ONLY, BOTH = "everyday ones", "everyday and harmful ones"
+HARMLESS_ONLY, BOTH = "everyday ones", "harmful ones too"
 
 SAYINGS = Sayings(
     tab="Evaluate",
@@ -48,4 +48,4 @@ FIELD = (
 
 def heading(title: str, model: str) -> str:
     """What is evaluated."""
-    return f"How much “{title}” changes {model}" if model else f"How much “{title}” changes"
+    return f"How much “{title}” changes {model or 'the model'}"
