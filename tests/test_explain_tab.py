@@ -105,7 +105,7 @@ class Tab:
         return last
 
     def compare_base(self, base: str, headers: dict[str, str] | None = None) -> list[Any]:
-        *_, last = self.handlers.compare_base(PROMPT, base, *SETTINGS, visitor(headers=headers))
+        *_, last = self.handlers.compare_base(base, *SETTINGS, visitor(headers=headers))
         return last
 
     @property
@@ -179,6 +179,7 @@ def test_what_is_found_is_what_the_library_finds(family: str, tiny: Tiny, tmp_pa
     shares = found.looks.shares((layer, head))
     assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
     assert set(shares) == {"instruction", TEMPLATE}
+    assert words.TEMPLATE == TEMPLATE
 
     prompt = [Example(tuple(messages))]
     expected = {

@@ -177,13 +177,13 @@ class ExplainHandlers:
         yield from self._beside(request, "suffix", begin, ended)
 
     def compare_base(
-        self, prompt: str, base: str, strength: float | None, removal: str, addition: str, request: gr.Request
+        self, base: str, strength: float | None, removal: str, addition: str, request: gr.Request
     ) -> Iterator[Updates]:
         """Load a base model and hold the one in use beside it: the bar, the two buttons, what was found."""
 
         def begin(session: Session, _watch: Any) -> Reports:
             name = self._allowed_base(base, request)
-            question = self._question(session, prompt or words.FIRST_PROMPT, strength, removal, addition)
+            question = self._question(session, words.FIRST_PROMPT, strength, removal, addition)  # no prompt is read
             return beside_base(self.engine, self._alone, name, question)
 
         def ended(_session: Session, found: BaseFound) -> Updates:

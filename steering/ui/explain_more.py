@@ -90,7 +90,7 @@ def base_html(found: BaseFound) -> str:
     said = sentences.base_said(found)
     lines = [Line(name, words.look(name), range(len(values)), values) for name, values in found.curves.items()]
     return (
-        f'<div class="explain-found">{of_html(found.of)}<p class="hint">Beside {escaped(found.base)}.</p>'
+        f'<div class="explain-found"><p class="hint">{escaped(words.beside_words(found.of, found.base))}</p>'
         f'<p role="status">{escaped(said)}</p>{lines_chart(lines, said, found.of, "AUROC")}'
         f"{csv_link('base.csv', found.csv, words.BASE)}{field_words([found.said])}</div>"
     )

@@ -64,7 +64,7 @@ def build_explain_tab(components: Components, chat: Chat, sessions: Sessions) ->
     _attach(suffix, handlers.compare, [prompt.text, suffix.text, *chosen], [suffix_found], handlers)
     if base is not None:
         asking, found = base
-        _attach(asking, handlers.compare_base, [prompt.text, asking.text, *chosen], [found], handlers)
+        _attach(asking, handlers.compare_base, [asking.text, *chosen], [found], handlers)
 
 
 def _html(elem_id: str, value: str = "") -> gr.HTML:

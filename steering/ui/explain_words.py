@@ -73,8 +73,8 @@ NOT_OFFERED = "Only the models that this playground offers may be looked at: cho
 
 SIDES, WAYS = "Texts with the idea, without it, and yours", "Your prompt, three ways"
 INTRO = (
-    "A direction is one arrow in the space of a model’s thoughts. Here you see where in the model it shows, which "
-    "parts write it, where those look, and what a few words more change. The prompt is only read: nothing is answered."
+    "A direction is one arrow among all the numbers that run through a model. Here you see where it shows, which parts "
+    "write it, where those look, and what a few words more change. The prompt is only read: nothing is answered."
 )
 WHERE, HEADS, SUFFIX, SPEAKS, BASE = (
     "Where it shows",
@@ -152,6 +152,11 @@ def short(text: str) -> str:
 def of_words(of: Of) -> str:
     """What something was found of, so that it can be told from what is chosen now."""
     return f"“{of.title}” in {of.model}, the prompt “{short(of.prompt)}”"
+
+
+def beside_words(of: Of, base: str) -> str:
+    """What a base model was held beside."""
+    return f"“{of.title}” in {of.model} and in {base}, the texts that the direction was made from"
 
 
 def number(value: float, digits: int = 2) -> str:
