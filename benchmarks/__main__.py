@@ -12,6 +12,7 @@ BENCHMARKS = (
     "difference_in_means",
     "selection",
     "attribution",
+    "evaluation",
     "interventions",
     "preset_effects",
     "sounds_like_ai",

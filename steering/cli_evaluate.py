@@ -312,6 +312,7 @@ def _part(options: argparse.Namespace, model: ChatModel, direction: Direction) -
 
 def _identity(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     """What a run is made of: a file of records is gone on with by the same alone."""
+    from steering.judges import read_rubric
     from steering.version import versions
 
     return {
@@ -325,7 +326,7 @@ def _identity(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         "rows": plan.rows,
         "kept replies": plan.keeps,
         "tasks": [*plan.tasks, options.task_limit],
-        "judge": [options.judge, options.rubric.read_text(encoding="utf-8") if options.rubric else None],
+        "judge": [options.judge, read_rubric(options.rubric) if options.rubric else ""],
         "edited models": [options.no_orthogonalized, *map(str, options.checkpoint)],
         "versions": versions(),
     }

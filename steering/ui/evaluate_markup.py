@@ -119,6 +119,8 @@ def sentences(found: Evaluated) -> list[str]:
             f"{_more(costs, 'added')} with it turned up, {_more(costs, 'random ablated')} with a random direction "
             "taken out."
         )
+    if found.asked.count < words.ENOUGH:
+        said.append(words.FEW)
     return said
 
 

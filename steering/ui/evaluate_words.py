@@ -5,6 +5,8 @@ from __future__ import annotations
 from steering.ui.errands import Sayings
 
 COUNTS = (4, 8, 16, 32)
+ENOUGH = 16  # questions; of fewer it is said that they are few
+FEW = "So few questions tell little: look how long the lines are, and ask more of them before you believe a difference."
 LENGTHS = (32, 64, 128)
 HARMLESS_ONLY, BOTH = "everyday ones", "harmful ones too"
 
