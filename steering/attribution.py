@@ -73,10 +73,12 @@ def attribute(model: ChatModel, ids: Sequence[int], direction: Direction, layer:
             default that which leaves the last.
 
     Raises:
-        ModelError: if the model adds to its stream in a way that is not known here, so that the sum is not the whole.
+        ModelError: if the model adds to its stream in a way that is not known here, so that the sum is not the whole,
+            or several processes hold it.
         DirectionError: if the direction does not fit the model.
     """
     direction.require_fit(model)
+    require_whole_heads(model)
     n_blocks = model.n_layers if layer is None else layer
     if not 1 <= n_blocks <= model.n_layers:
         raise ModelError(f"There is nothing written before layer {n_blocks}. Choose one from 1 to {model.n_layers}.")
@@ -85,6 +87,15 @@ def attribute(model: ChatModel, ids: Sequence[int], direction: Direction, layer:
         reader.enter(stack)
         model.model.base_model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
     return reader.attribution(list(ids))
+
+
+def require_whole_heads(model: ChatModel) -> None:
+    """Raise ModelError if heads cannot be looked at, for other processes have a part of each attention."""
+    if model.leader is not None:
+        raise ModelError(
+            "Several processes hold this model, each a part of its heads, so they cannot be looked at. Start as one "
+            "process."
+        )
 
 
 class _Reader:

@@ -11,7 +11,7 @@ from typing import Any
 from steering.contestants import ABLATED, BASELINE, ORTHOGONALIZED, RANDOM_ABLATED, RANDOM_ADDED, SUBTRACTED
 from steering.evaluation_metrics import Metric, metric_of
 from steering.evaluation_table import ComparedRow, TableRow
-from steering.evaluation_words import LEGEND, grids, heading, is_sure, made, words
+from steering.evaluation_words import LEGEND, grids, heading, is_sure, made, overview, words
 from steering.figures import Figure
 from steering.report_pictures import Dot, dots
 from steering.report_shell import document, with_csv
@@ -29,6 +29,10 @@ def page(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
     """
     systems: list[str] = about.get("systems", [""])
     sections = [f'<h1>Evaluation</h1><p class="lead">{html.escape(_lead(rows))}</p>']
+    if len(grids(rows)) > 1:
+        titles, lines = overview(rows, systems)
+        sections.append("<h2>All together</h2>")
+        sections.append(with_csv(_overview(titles, lines), "overview.csv", ("model", "variant", *titles), lines))
     for (model, system), (variants, metrics) in grids(rows).items():
         name = html.escape(heading(model, systems, system))
         plots = "".join(
@@ -39,8 +43,8 @@ def page(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
         own = [row for found in metrics.values() for row in found.values()]
         sections.append(with_csv(grid(variants, metrics), "evaluation.csv", HEAD, [csv_row(row) for row in own]))
     sections.append(f"<p>{html.escape(LEGEND)}</p>")
-    lines = "".join(f"<p>{html.escape(line).replace('`', '')}</p>" for line in made(about))
-    sections.append(f'<h2>How this was made</h2><div class="card">{lines}</div>')
+    how = "".join(f"<p>{html.escape(line).replace('`', '')}</p>" for line in made(about))
+    sections.append(f'<h2>How this was made</h2><div class="card">{how}</div>')
     return document("Steering evaluation", sections)
 
 
@@ -131,6 +135,12 @@ def grid(variants: Sequence[str], metrics: Mapping[str, Mapping[str, TableRow]])
             cells.append(f"<td{' class=sure' if sure else ''}>{html.escape(text)}</td>")
         body.append(f"<tr><th scope=row>{html.escape(metric.title)}</th>{''.join(cells)}</tr>")
     return f'<table class="figures"><tr><td></td>{head}</tr>{"".join(body)}</table>'
+
+
+def _overview(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th scope=col>{html.escape(title)}</th>" for title in ("model", "variant", *titles))
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    return f'<table class="figures"><tr>{head}</tr>{body}</table>'
 
 
 def _lead(rows: Sequence[TableRow]) -> str:

@@ -48,7 +48,7 @@ def grids(rows: Sequence[TableRow]) -> dict[tuple[str, int], tuple[list[str], di
 def markdown(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
     """The table: a metric a line, a variant a column; one table a model and system prompt."""
     systems: list[str] = about.get("systems", [""])
-    parts = []
+    parts = overview_markdown(rows, systems) if len(grids(rows)) > 1 else []
     for (model, system), (variants, metrics) in grids(rows).items():
         parts.append(f"### {heading(model, systems, system)}\n")
         parts.append(f"| | n | {' | '.join(variants)} |")
@@ -62,6 +62,36 @@ def markdown(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
         parts.append("")
     parts += [LEGEND, "", *(f"- {line}" for line in made(about))]
     return "\n".join(parts) + "\n"
+
+
+OVERVIEW = ("refusal_score_harmful", "refused_harmful", "refusal_score_harmless", "answered_harmless", "style_harmless",
+            "ce_text", "ce_replies", "kl_first")  # fmt: skip
+
+
+def overview(rows: Sequence[TableRow], systems: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Several models or system prompts in one table: the metrics' titles, and a line a model, prompt and variant."""
+    found = grids(rows)
+    measured = {name for _, metrics in found.values() for name in metrics}
+    names = [name for name in OVERVIEW if name in measured]
+    lines = [
+        [heading(model, systems, system), variant]
+        + [_cell(metrics.get(name, {}).get(variant), metric_of(name).form) for name in names]
+        for (model, system), (variants, metrics) in found.items()
+        for variant in variants
+    ]
+    return [metric_of(name).title for name in names], lines
+
+
+def overview_markdown(rows: Sequence[TableRow], systems: Sequence[str]) -> list[str]:
+    """The overview as lines of Markdown."""
+    titles, lines = overview(rows, systems)
+    return [
+        "### All together\n",
+        f"| model | variant | {' | '.join(titles)} |",
+        f"| --- | --- |{' --- |' * len(titles)}",
+        *(f"| {' | '.join(line)} |" for line in lines),
+        "",
+    ]
 
 
 def heading(model: str, systems: Sequence[str], system: int) -> str:

@@ -63,6 +63,27 @@ def test_the_whole_table(run: Run, tmp_path: Path) -> None:
     assert "| Refusal score, harmful | 3 |" in words
     assert "system prompt “Be brief.”" in words
     assert "safety: no judge" in words
+    assert "### All together" in words
+    assert "<h2>All together</h2>" in (tmp_path / "run" / "table.html").read_text(encoding="utf-8")
+
+
+def test_two_models_in_one_table(
+    tiny: Callable[[str], ChatModel],
+    family_folder: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ("qwen2", "llama3")
+    files = [str(oracle.make_direction(tiny(name), layer=1).save(tmp_path / f"{name}.safetensors")) for name in names]
+    models = [str(family_folder(name)) for name in names]
+    size = ["--n", "2", "--tokens", "4", "--text", "none", "--no-orthogonalized", "--quiet", "--device", "cpu"]
+    out = ["--out", str(tmp_path / "both"), "--json"]
+    assert main(["evaluate", "--model", *models, "--direction", *files, *size, *out]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["model"] for row in rows} == set(names)
+    text = (tmp_path / "both" / "table.md").read_text(encoding="utf-8")
+    assert "| qwen2 | baseline |" in text
+    assert "| llama3 | ablated |" in text
 
 
 def test_two_runs_side_by_side(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -28,6 +29,7 @@ from steering.ui.evaluate_work import evaluate
 from steering.ui.ideas import OWN
 from steering.ui.operator import Operator
 from steering.ui.session import Sessions
+from steering.ui.take_home_rules import TakeHome
 from steering.ui.worker import Job, Worker
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -112,7 +114,7 @@ def test_another_model_or_direction_is_refused(engine: Engine, asked: ToEvaluate
 
 @pytest.fixture
 def handlers(engine: Engine) -> EvaluateHandlers:
-    return EvaluateHandlers(Chat(engine, Operator()), Sessions("poetic", 10))
+    return EvaluateHandlers(Chat(engine, Operator(take_home=TakeHome(Path("exports")))), Sessions("poetic", 10))
 
 
 def last(updates: Iterator[list[Any]]) -> list[Any]:
@@ -126,6 +128,12 @@ def test_what_the_page_does_not_send_is_refused(handlers: EvaluateHandlers) -> N
         assert "not what the page sends" in shown[0]
     shown = last(handlers.evaluate(4, 32, words.BOTH, None, VISITOR))
     assert 'role="alert"' in shown[0]
+
+
+def test_strangers_may_ask_less(engine: Engine) -> None:
+    handlers = EvaluateHandlers(Chat(engine, Operator()), Sessions("poetic", 10))
+    assert (handlers.counts, handlers.lengths) == ((4, 8), (32, 64))
+    assert "not what the page sends" in last(handlers.evaluate(32, 32, words.BOTH, 1.0, VISITOR))[0]
 
 
 def test_it_can_be_cancelled(handlers: EvaluateHandlers) -> None:

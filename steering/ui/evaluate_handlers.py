@@ -25,9 +25,24 @@ class EvaluateHandlers:
     """The handlers of one page."""
 
     def __init__(self, chat: Chat, sessions: Sessions) -> None:
+        self.chat = chat
         self.engine = chat.engine
         self.sessions = sessions
         self.errands = Errands(chat, sessions, words.SAYINGS, lambda session: session.evaluating)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many questions may be asked: fewer where the page is not for the person at the machine alone."""
+        return words.COUNTS if self._is_at_home else words.COUNTS[: words.FOR_STRANGERS]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How long answers may be."""
+        return words.LENGTHS if self._is_at_home else words.LENGTHS[: words.FOR_STRANGERS]
+
+    @property
+    def _is_at_home(self) -> bool:
+        return self.chat.operator.take_home.folder is not None
 
     def show(self, request: gr.Request) -> str:
         """The tab was opened, or a model came into use: the heading."""
@@ -63,7 +78,7 @@ class EvaluateHandlers:
         )
 
     def _asked(self, session: Session, count: Any, length: Any, which: Any, strength: float | None) -> ToEvaluate:
-        if count not in words.COUNTS or length not in words.LENGTHS or which not in (words.HARMLESS_ONLY, words.BOTH):
+        if count not in self.counts or length not in self.lengths or which not in (words.HARMLESS_ONLY, words.BOTH):
             raise SteeringError(words.NOT_OURS)
         model = self.engine.ready_model()
         title = title_of(session.idea, session)

@@ -25,10 +25,18 @@ def build_evaluate_tab(components: Components, chat: Chat, sessions: Sessions) -
         what = _html("evaluate-what")
         with gr.Row(elem_id="evaluate-ask"):
             count = gr.Radio(
-                list(words.COUNTS), value=8, label="Questions of each kind", elem_id="evaluate-count", min_width=0
+                list(handlers.counts),
+                value=handlers.counts[1],
+                label="Questions of each kind",
+                elem_id="evaluate-count",
+                min_width=0,
             )
             length = gr.Radio(
-                list(words.LENGTHS), value=32, label="Longest answer, tokens", elem_id="evaluate-length", min_width=0
+                list(handlers.lengths),
+                value=handlers.lengths[0],
+                label="Longest answer, tokens",
+                elem_id="evaluate-length",
+                min_width=0,
             )
             which = gr.Radio(
                 [words.HARMLESS_ONLY, words.BOTH],

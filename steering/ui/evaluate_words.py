@@ -8,6 +8,7 @@ COUNTS = (4, 8, 16, 32)
 ENOUGH = 16  # questions; of fewer it is said that they are few
 FEW = "So few questions tell little: look how long the lines are, and ask more of them before you believe a difference."
 LENGTHS = (32, 64, 128)
+FOR_STRANGERS = 2  # so many of either are offered where others reach the page: an evaluation keeps the model busy
 HARMLESS_ONLY, BOTH = "everyday ones", "harmful ones too"
 
 SAYINGS = Sayings(

@@ -77,12 +77,6 @@ def require_short(model: ChatModel, ids: Sequence[int], what: str) -> None:
         raise SteeringError(words.TOO_LONG.format(what=what, n=len(ids), most=most))
 
 
-def require_alone(model: ChatModel) -> None:
-    """Raise SteeringError if heads cannot be looked at, for other processes have a part of each attention."""
-    if model.leader is not None:
-        raise SteeringError(words.SHARED)
-
-
 def texts_of(question: Question, direction: Direction) -> ContrastSet | None:
     """The set that the direction was made from, where it is known."""
     from steering.contrast import ContrastSet, preset_names

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steering.ui import explain_words as words
-from steering.ui.explain_asked import Asked, require_alone, step, texts_of, tried
+from steering.ui.explain_asked import Asked, step, texts_of, tried
 from steering.ui.explain_found import Curve, Heads, Looks, Speaks, Texts, Where
 from steering.ui.methods import taken_out, turned_up
 
@@ -85,7 +85,6 @@ def _curves(profiles: Mapping[str, Profile]) -> dict[str, Curve]:
 def attribution(asked: Asked) -> Attribution:
     from steering.attribution import attribute
 
-    require_alone(asked.model)
     return attribute(asked.model, asked.ids, asked.probe, asked.before)
 
 

@@ -61,10 +61,6 @@ NO_TEXTS = (
     "The texts that this direction was made from are not known here, so there is nothing to tell apart. Choose one of "
     "the ideas that come with the playground, or make the direction anew."
 )
-SHARED = (
-    "Several processes hold this model, each a part of its heads, so they cannot be looked at. Start the playground as "
-    "one process."
-)
 BASE_FAILED = (
     "“{name}” could not be loaded; the program’s log says why. Give the name of a repository on the hub, or a folder."
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from steering.errors import SteeringError
 from steering.ui import explain_words as words
-from steering.ui.explain_asked import Asked, asked_of, require_alone, require_short, step, texts_of, tried
+from steering.ui.explain_asked import Asked, asked_of, require_short, step, texts_of, tried
 from steering.ui.explain_found import BaseFound, Curve, Explained, HeadBeside, Question, SuffixFound, Texts
 from steering.ui.explain_reading import TOP_HEADS, attribution, heads_of, looks_of, read_texts, speaks_of, where_of
 
@@ -58,7 +58,6 @@ def explain_suffix(engine: Engine, question: Question, suffix: str, job: Job) ->
     from steering.suffixes import analyse_suffix
 
     asked = asked_of(engine, question, job)
-    require_alone(asked.model)
     whole = [{"role": "user", "content": f"{question.prompt} {suffix}"}]
     require_short(asked.model, asked.model.encode(whole), words.WITH_SUFFIX)
     with engine.all_cores():
