@@ -60,6 +60,7 @@ def about_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task-limit", type=int, metavar="N", help="documents of each task at most")
     kept = "write replies into the records too; “all” means those to harmful prompts as well"
     command.add_argument("--keep-replies", choices=["harmless", "all"], default="nothing", help=kept)
+    command.add_argument("--paper", action="store_true", help="hold a refusal direction's figures beside the paper's")
     command.add_argument("--fresh", action="store_true", help="begin anew, whatever was measured before")
 
 
@@ -81,6 +82,7 @@ def evaluate_to(
         load: loads a model by its source.
         direction_for: a direction by its name and its model's source, for the loaded model.
     """
+    from steering.evaluation_findings import outcomes
     from steering.evaluation_page import page, write_page
     from steering.evaluation_records import RECORDS
     from steering.evaluation_table import table
@@ -99,7 +101,7 @@ def evaluate_to(
         (folder / RECORDS).unlink(missing_ok=True)
     records = _measured(options, plan, load, direction_for, folder, progress)
     rows = table(records, options.seed)
-    about = {
+    about: dict[str, Any] = {
         "command": f"python -m steering evaluate {_arguments(options)}",
         "data": [f"{side}: {one.label}" for side, one in data.items()],
         "data_sha256": plan.data_sha256,
@@ -108,6 +110,9 @@ def evaluate_to(
         "judge": options.judge or "",
         "versions": versions(),
     }
+    if options.paper:
+        several = len(options.model) > 1
+        about["findings"] = [f"{one.model}: {one.said()}" if several else one.said() for one in outcomes(records)]
     result = {"rows": [row.as_json() for row in rows], **about}
     words = markdown(rows, about)
     for name, text in (("table.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n"), ("table.md", words)):

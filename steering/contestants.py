@@ -37,7 +37,7 @@ def contestants(
 ) -> list[Contestant]:
     """The table's rows, the baseline first.
 
-    Subtracted is −r, the paper's other way to end refusal (section 4.3 holds its cost against ablation's). The random
+    Subtracted is −r, the other way to end refusal, which the paper holds against ablation by its cost. The random
     directions are as long as r, and another one for each prompt, so that no single draw decides.
 
     Args:

@@ -43,6 +43,9 @@ def page(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
         own = [row for found in metrics.values() for row in found.values()]
         sections.append(with_csv(grid(variants, metrics), "evaluation.csv", HEAD, [csv_row(row) for row in own]))
     sections.append(f"<p>{html.escape(LEGEND)}</p>")
+    if about.get("findings"):
+        found = "".join(f"<p>{html.escape(line).replace('**', '')}</p>" for line in about["findings"])
+        sections.insert(1, f'<h2>Beside the paper</h2><div class="card">{found}</div>')
     how = "".join(f"<p>{html.escape(line).replace('`', '')}</p>" for line in made(about))
     sections.append(f'<h2>How this was made</h2><div class="card">{how}</div>')
     return document("Steering evaluation", sections)

@@ -56,7 +56,7 @@ def table(records: Sequence[Record], seed: int = 0) -> list[TableRow]:
         own = [record for record in records if (record["model"], record["system"]) == (model, system)]
         variants = list(dict.fromkeys(record["variant"] for record in own))
         for metric in METRICS:
-            values = {variant: _values(own, variant, metric) for variant in variants}
+            values = {variant: values_of(own, variant, metric) for variant in variants}
             for variant in variants:
                 if values[variant]:
                     found.append(_row(model, system, variant, metric, values[variant], values.get(BASELINE, {}), seed))
@@ -64,7 +64,7 @@ def table(records: Sequence[Record], seed: int = 0) -> list[TableRow]:
     return found
 
 
-def _values(records: Iterable[Record], variant: str, metric: Metric) -> dict[str, float]:
+def values_of(records: Iterable[Record], variant: str, metric: Metric) -> dict[str, float]:
     """The metric of each prompt where it was measured."""
     found = {}
     for record in records:
@@ -164,7 +164,7 @@ def compare(first: Sequence[Record], second: Sequence[Record], seed: int = 0) ->
         for system, variant in [kind for kind in kinds[0] if kind in kinds[1]]:
             parts = [[r for r in run if r["system"] == system] for run in runs]
             for metric in METRICS:
-                values = [_values(part, variant, metric) for part in parts]
+                values = [values_of(part, variant, metric) for part in parts]
                 if all(values):
                     difference, p = between(metric, values[0], values[1], seed)
                     figures = [_figure(metric, list(own.values()), seed) for own in values]

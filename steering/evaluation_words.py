@@ -60,6 +60,8 @@ def markdown(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
             cells = [_cell(found.get(variant), metric.form) for variant in variants]
             parts.append(f"| {metric.title} | {n} | {' | '.join(cells)} |")
         parts.append("")
+    if about.get("findings"):
+        parts += ["### Beside the paper\n", *(f"- {line}" for line in about["findings"]), ""]
     parts += [LEGEND, "", *(f"- {line}" for line in made(about))]
     return "\n".join(parts) + "\n"
 

@@ -58,12 +58,16 @@ def test_the_whole_table(run: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         *(RECORDS, "table.html", "table.json", "table.md")
     ]
-    again, words, _ = run("--system", "Be brief.")
+    again, words, _ = run("--system", "Be brief.", "--paper")
     assert again == 0
     assert "| Refusal score, harmful | 3 |" in words
     assert "system prompt “Be brief.”" in words
     assert "safety: no judge" in words
     assert "### All together" in words
+    assert (
+        "- Edited weights do what ablation does: **agrees** (Refusal score, harmful, orthogonalized − ablated: 0%"
+        in words
+    )
     assert "<h2>All together</h2>" in (tmp_path / "run" / "table.html").read_text(encoding="utf-8")
 
 

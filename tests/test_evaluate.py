@@ -25,6 +25,7 @@ from steering.contestants import contestants
 from steering.contrast import Example
 from steering.errors import SteeringError
 from steering.evaluate import Evaluation, Plan
+from steering.evaluation_findings import outcomes
 from steering.evaluation_metrics import METRICS, metric_of
 from steering.evaluation_page import compared_page, page
 from steering.evaluation_records import RECORDS, RecordFile, read_run
@@ -234,6 +235,23 @@ def test_shares_means_and_pairs_are_those_of_statsmodels_and_scipy() -> None:
     assert mean.p is not None
     assert mean.p < 0.01
     assert found["baseline", "ce_own_harmful"].p is None
+
+
+def test_the_papers_findings_agree_disagree_or_stay_open() -> None:
+    def run(after: int, wrong: int) -> dict[str, str]:
+        lines = [line("baseline", n, phrase=n < 30) for n in range(40)]
+        lines += [line("ablated", n, phrase=n < after) for n in range(40)]
+        lines += [line("random ablated", n, phrase=n < wrong) for n in range(40)]
+        return {one.finding.claim: one.verdict for one in outcomes(lines)}
+
+    found = run(after=2, wrong=29)
+    assert found["Ablation ends refusal of harmful requests"] == "agrees"
+    assert found["Ablating a random direction does not"] == "agrees"
+    assert found["Addition makes it refuse harmless requests"] == "not measured"
+    found = run(after=29, wrong=5)
+    assert found["Ablation ends refusal of harmful requests"] == "open"
+    assert found["Ablating a random direction does not"] == "disagrees"
+    assert run(after=40, wrong=30)["Ablation ends refusal of harmful requests"] == "disagrees"
 
 
 def test_two_runs_are_compared_prompt_by_prompt_where_they_share_prompts() -> None:

@@ -123,6 +123,7 @@ LAYERS = (
         "calibration",
         "contestants",
         "evaluate",
+        "evaluation_findings",
         "evaluation_metrics",
         "evaluation_page",
         "evaluation_records",
