@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from steering.contrast import Example
     from steering.directions import Direction
     from steering.evaluate import Plan, ReplyJudge, TaskRunner
+    from steering.evaluation_records import RecordFile
     from steering.evaluation_table import ComparedRow
     from steering.models import ChatModel
     from steering.named_sets import NamedData, Side
@@ -93,10 +95,18 @@ def evaluate_to(
         raise SteeringError(
             f"There are {len(sources)} models and {len(names)} directions. Give each model its own, in the same order."
         )
+    if options.coefficient is not None and not math.isfinite(options.coefficient):
+        raise SteeringError(f"A direction cannot be turned up by {options.coefficient}. Give a number.")
+    called = [Path(source).name.removesuffix(".gguf") for source in sources]  # as their labels in the table
+    if twice := next((one for one in called if called.count(one) > 1), None):
+        raise SteeringError(
+            f"Two models are called “{twice}”, and the table could not tell them apart. Evaluate each to a folder of "
+            "its own, and see them side by side with compare."
+        )
     plan, data = _plan(options, progress)
     folder: Path = options.out or Path(f"evaluation-{Path(names[0]).stem}")
-    if options.fresh:
-        (folder / RECORDS).unlink(missing_ok=True)
+    if options.fresh and (folder / RECORDS).is_file():
+        (folder / RECORDS).unlink()
     records = _measured(options, plan, load, direction_for, folder, progress)
     rows = table(records, options.seed)
     about = {
@@ -154,22 +164,45 @@ def _measured(
     folder: Path,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Every model's records; edited models are written for the run and removed after it."""
-    from steering.evaluate import Evaluation
+    """Every model's records."""
     from steering.evaluation_records import RECORDS, RecordFile
 
     records = RecordFile(folder / RECORDS, _identity(options, plan))
     judge = _judge(options, load)
     for source, name in zip(options.model, options.direction, strict=True):
-        model = load(source)
-        direction = direction_for(name, source, model)
-        edited = folder / f"edited-{model.label}"
-        records.claim(model.label, _part(options, model, direction))
-        rows = _contestants(options, source, model, direction, edited, progress)
-        evaluation = Evaluation(model, rows, plan, load, judge, _task_runner(options, progress))
-        evaluation.run(records, progress)
-        shutil.rmtree(edited, ignore_errors=True)
+        _measure(options, plan, source, name, load, direction_for, judge, records, progress)
     return records.records()
+
+
+def _measure(
+    options: argparse.Namespace,
+    plan: Plan,
+    source: str,
+    name: str,
+    load: LoadModel,
+    direction_for: LoadDirection,
+    judge: ReplyJudge | None,
+    records: RecordFile,
+    progress: Progress,
+) -> None:
+    """One model's part, which leaves memory before the next one comes; its edited model is removed at the end.
+
+    A kill leaves that folder, and the same part takes it up: its name says of which direction it is, so that none is
+    taken for another's.
+    """
+    from steering.evaluate import Evaluation
+
+    model = load(source)
+    direction = direction_for(name, source, model)
+    made_of = _part(options, model, direction)
+    records.claim(model.label, made_of)
+    whose = hashlib.sha256(f"{made_of['model']} {made_of['direction']}".encode()).hexdigest()
+    edited = records.path.parent / f"edited-{model.label}-{whose[:12]}"
+    try:
+        rows = _contestants(options, source, model, direction, edited, progress)
+        Evaluation(model, rows, plan, load, judge, _task_runner(options, progress)).run(records, progress)
+    finally:
+        shutil.rmtree(edited, ignore_errors=True)
 
 
 def _plan(options: argparse.Namespace, progress: Progress) -> tuple[Plan, dict[str, NamedData]]:
@@ -303,6 +336,7 @@ def _part(options: argparse.Namespace, model: ChatModel, direction: Direction) -
     return {
         "model": model.fingerprint,
         "number type": str(model.dtype),
+        "quantization": model.quantization,
         "direction": hashlib.sha256(b"".join(vectors)).hexdigest(),
         "layer": direction.layer,
         "coefficient": _coefficient(options, direction),

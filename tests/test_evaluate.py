@@ -187,6 +187,31 @@ def test_a_judge_reads_replies_to_harmful_prompts_alone(tiny: Tiny, tmp_path: Pa
     assert own.figure.value == counted.count("safe") / len(counted)
 
 
+def test_an_empty_reply_of_the_model_itself_breaks_nobody_elses(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("qwen2")
+    asked = [{"role": "user", "content": QUESTIONS[0]}]
+    *_, own = stream_side_by_side(model, asked, [Variant.baseline()], max_new_tokens=1)
+    monkeypatch.setitem(vars(model), "end_tokens", frozenset(own.token_ids[0]))  # the reply ends where it would begin
+    found = measured(model, tmp_path, plan(harmful=(), text="", max_new_tokens=3))
+    prompt = of(found, "harmless", "baseline")[0]["prompt"]
+    of_prompt = {one["variant"]: one for one in found if one["prompt"] == prompt}
+    assert (of_prompt["baseline"]["tokens"], of_prompt["baseline"]["reading"]) == (0, "broken")
+    others = [one for one in of_prompt.values() if one["tokens"]]
+    assert others
+    assert any(one["reading"] != "broken" for one in others)
+
+
+def test_names_of_contestants_are_their_own(tiny: Tiny) -> None:
+    model = tiny("qwen2")
+    direction = oracle.make_direction(model, layer=1)
+    for twice in (["baseline"], ["edited", "edited"]):
+        rows = contestants(direction, coefficient=2.0, ask="…", checkpoints=[(name, "a/folder") for name in twice])
+        with pytest.raises(SteeringError, match=f"Two rows of the table would be called “{twice[0]}”"):
+            Evaluation(model, rows, plan())
+
+
 def test_nothing_to_evaluate_is_said() -> None:
     with pytest.raises(SteeringError, match="nothing to evaluate on"):
         Plan()
@@ -194,6 +219,8 @@ def test_nothing_to_evaluate_is_said() -> None:
         Plan(harmless=examples(QUESTIONS[:1]))
     with pytest.raises(SteeringError, match="at least one token"):
         plan(max_new_tokens=0)
+    with pytest.raises(SteeringError, match="repetition penalty"):
+        plan(repetition_penalty=math.nan)
 
 
 # ---------------------------------------------------------------- the table
@@ -304,6 +331,14 @@ def test_records_of_another_run_are_not_gone_on_with(tmp_path: Path) -> None:
     assert again.records() == []
     with pytest.raises(SteeringError, match="Nothing was measured"):
         read_run(tmp_path)
+    for damaged in (
+        '{"run": []}',
+        '{"run": {}}\n{"job": "a", "records": 3}',
+        '{"run": {}}\n{"job": "a", "records": [3]}',
+    ):
+        (tmp_path / "damaged.jsonl").write_text(f"{damaged}\n", encoding="utf-8")
+        with pytest.raises(SteeringError, match="is not of an evaluation"):
+            read_run(tmp_path / "damaged.jsonl")
     with pytest.raises(SteeringError, match="There is no evaluation in"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "other.jsonl").write_text("hello\n", encoding="utf-8")
