@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from steering.contrast import Example
     from steering.directions import Direction
     from steering.evaluate import Plan, ReplyJudge, TaskRunner
-    from steering.evaluation_records import RecordFile
+    from steering.evaluation_records import Record, RecordFile
     from steering.evaluation_table import ComparedRow
     from steering.models import ChatModel
     from steering.named_sets import NamedData, Side
@@ -83,6 +83,7 @@ def evaluate_to(
         load: loads a model by its source.
         direction_for: a direction by its name and its model's source, for the loaded model.
     """
+    from steering.edited_folder import disk_errors_said
     from steering.evaluation_page import page, write_page
     from steering.evaluation_records import RECORDS
     from steering.evaluation_table import table
@@ -120,10 +121,12 @@ def evaluate_to(
     }
     result = {"rows": [row.as_json() for row in rows], **about}
     words = markdown(rows, about)
-    for name, text in (("table.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n"), ("table.md", words)):
-        with written_whole(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
-    write_page(page(rows, about), folder / "table.html")
+    files = (("table.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n"), ("table.md", words))
+    with disk_errors_said(folder):
+        for name, text in files:
+            with written_whole(folder / name) as partial:
+                partial.write_text(text, encoding="utf-8")
+        write_page(page(rows, about), folder / "table.html")
     if not options.json:
         print(words)
         print(f"Kept in {folder}: {RECORDS}, table.json, table.md, table.html", file=sys.stderr)
@@ -137,8 +140,16 @@ def compare_to(options: argparse.Namespace) -> dict[str, Any]:
     from steering.evaluation_table import compare
     from steering.evaluation_words import compared_markdown
 
-    (_, first), (_, second) = read_run(options.first), read_run(options.second)
-    rows: list[ComparedRow] = compare(first, second, options.seed)
+    (run, first), (other, second) = read_run(options.first), read_run(options.second)
+    systems = run.get("system prompts", [""])
+    try:
+        rows: list[ComparedRow] = compare(
+            first, _placed(second, other.get("system prompts", [""]), systems), options.seed
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise SteeringError(
+            f"The records of {options.first} or {options.second} are damaged ({error!r}). Run that evaluation again."
+        ) from error
     names = str(options.first), str(options.second)
     if not rows:
         raise SteeringError(
@@ -147,10 +158,19 @@ def compare_to(options: argparse.Namespace) -> dict[str, Any]:
         )
     result: dict[str, Any] = {"rows": [row.as_json() for row in rows], "first": names[0], "second": names[1]}
     if options.out is not None:
-        result["file"] = str(write_page(compared_page(rows, names), options.out))
+        try:
+            result["file"] = str(write_page(compared_page(rows, names, systems), options.out))
+        except OSError as error:
+            raise SteeringError(f"{options.out} cannot be written: {error}. Choose another file.") from error
     if not options.json:
-        print(compared_markdown(rows, names))
+        print(compared_markdown(rows, names, systems))
     return result
+
+
+def _placed(records: list[Record], systems: Sequence[str], others: Sequence[str]) -> list[Record]:
+    """Records with the places that their system prompts have among the others; those asked under none of them go."""
+    places = {place: others.index(text) for place, text in enumerate(systems) if text in others}
+    return [one | {"system": places[one["system"]]} for one in records if one["system"] in places]
 
 
 # ---------------------------------------------------------------- parts

@@ -277,6 +277,23 @@ def test_two_runs_are_compared_prompt_by_prompt_where_they_share_prompts() -> No
     other = [one | {"model": "n"} for one in second]
     assert {row.model for row in compare(first, other)} == {"m → n"}
     assert "80%" in compared_markdown(compare(first, second), ("A", "B"))
+    # Under several system prompts it is said which is which; a task stands there without a test.
+    task = line("baseline", 0) | {
+        "side": "tasks",
+        "task": "sums",
+        "metric": "acc",
+        "value": 0.5,
+        "low": 0.2,
+        "high": 0.8,
+    }
+    runs = [[*run, *(one | {"system": 1} for one in run), task | {"n": n}] for run, n in ((first, 4), (second, 8))]
+    rows = compare(*runs)
+    [row] = [row for row in rows if row.metric == "sums:acc"]
+    assert (row.first.n, row.second.n, row.p) == (4, 8, None)
+    text = compared_markdown(rows, ("A", "B"), ["", "Be brief."])
+    assert "### m, no system prompt" in text
+    assert "### m, system prompt “Be brief.”" in text
+    assert "<h2>m, system prompt “Be brief.”: baseline</h2>" in compared_page(rows, ("A", "B"), ["", "Be brief."])
 
 
 def test_the_markdown_and_the_page_say_what_was_measured(records: list[dict[str, Any]]) -> None:
