@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from steering.contrast import Example
     from steering.directions import Direction
     from steering.evaluate import Plan, ReplyJudge, TaskRunner
+    from steering.evaluation_records import Record, RecordFile
     from steering.evaluation_table import ComparedRow
     from steering.models import ChatModel
     from steering.named_sets import NamedData, Side
@@ -82,6 +84,7 @@ def evaluate_to(
         load: loads a model by its source.
         direction_for: a direction by its name and its model's source, for the loaded model.
     """
+    from steering.edited_folder import disk_errors_said
     from steering.evaluation_findings import outcomes
     from steering.evaluation_page import page, write_page
     from steering.evaluation_records import RECORDS
@@ -95,10 +98,18 @@ def evaluate_to(
         raise SteeringError(
             f"There are {len(sources)} models and {len(names)} directions. Give each model its own, in the same order."
         )
+    if options.coefficient is not None and not math.isfinite(options.coefficient):
+        raise SteeringError(f"A direction cannot be turned up by {options.coefficient}. Give a number.")
+    called = [Path(source).name.removesuffix(".gguf") for source in sources]  # as their labels in the table
+    if twice := next((one for one in called if called.count(one) > 1), None):
+        raise SteeringError(
+            f"Two models are called “{twice}”, and the table could not tell them apart. Evaluate each to a folder of "
+            "its own, and see them side by side with compare."
+        )
     plan, data = _plan(options, progress)
     folder: Path = options.out or Path(f"evaluation-{Path(names[0]).stem}")
-    if options.fresh:
-        (folder / RECORDS).unlink(missing_ok=True)
+    if options.fresh and (folder / RECORDS).is_file():
+        (folder / RECORDS).unlink()
     records = _measured(options, plan, load, direction_for, folder, progress)
     rows = table(records, options.seed)
     about: dict[str, Any] = {
@@ -115,10 +126,12 @@ def evaluate_to(
         about["findings"] = [f"{one.model}: {one.said()}" if several else one.said() for one in outcomes(records)]
     result = {"rows": [row.as_json() for row in rows], **about}
     words = markdown(rows, about)
-    for name, text in (("table.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n"), ("table.md", words)):
-        with written_whole(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
-    write_page(page(rows, about), folder / "table.html")
+    files = (("table.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n"), ("table.md", words))
+    with disk_errors_said(folder):
+        for name, text in files:
+            with written_whole(folder / name) as partial:
+                partial.write_text(text, encoding="utf-8")
+        write_page(page(rows, about), folder / "table.html")
     if not options.json:
         print(words)
         print(f"Kept in {folder}: {RECORDS}, table.json, table.md, table.html", file=sys.stderr)
@@ -132,8 +145,16 @@ def compare_to(options: argparse.Namespace) -> dict[str, Any]:
     from steering.evaluation_table import compare
     from steering.evaluation_words import compared_markdown
 
-    (_, first), (_, second) = read_run(options.first), read_run(options.second)
-    rows: list[ComparedRow] = compare(first, second, options.seed)
+    (run, first), (other, second) = read_run(options.first), read_run(options.second)
+    systems = run.get("system prompts", [""])
+    try:
+        rows: list[ComparedRow] = compare(
+            first, _placed(second, other.get("system prompts", [""]), systems), options.seed
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise SteeringError(
+            f"The records of {options.first} or {options.second} are damaged ({error!r}). Run that evaluation again."
+        ) from error
     names = str(options.first), str(options.second)
     if not rows:
         raise SteeringError(
@@ -142,10 +163,19 @@ def compare_to(options: argparse.Namespace) -> dict[str, Any]:
         )
     result: dict[str, Any] = {"rows": [row.as_json() for row in rows], "first": names[0], "second": names[1]}
     if options.out is not None:
-        result["file"] = str(write_page(compared_page(rows, names), options.out))
+        try:
+            result["file"] = str(write_page(compared_page(rows, names, systems), options.out))
+        except OSError as error:
+            raise SteeringError(f"{options.out} cannot be written: {error}. Choose another file.") from error
     if not options.json:
-        print(compared_markdown(rows, names))
+        print(compared_markdown(rows, names, systems))
     return result
+
+
+def _placed(records: list[Record], systems: Sequence[str], others: Sequence[str]) -> list[Record]:
+    """Records with the places that their system prompts have among the others; those asked under none of them go."""
+    places = {place: others.index(text) for place, text in enumerate(systems) if text in others}
+    return [one | {"system": places[one["system"]]} for one in records if one["system"] in places]
 
 
 # ---------------------------------------------------------------- parts
@@ -159,22 +189,45 @@ def _measured(
     folder: Path,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Every model's records; edited models are written for the run and removed after it."""
-    from steering.evaluate import Evaluation
+    """Every model's records."""
     from steering.evaluation_records import RECORDS, RecordFile
 
     records = RecordFile(folder / RECORDS, _identity(options, plan))
     judge = _judge(options, load)
     for source, name in zip(options.model, options.direction, strict=True):
-        model = load(source)
-        direction = direction_for(name, source, model)
-        edited = folder / f"edited-{model.label}"
-        records.claim(model.label, _part(options, model, direction))
-        rows = _contestants(options, source, model, direction, edited, progress)
-        evaluation = Evaluation(model, rows, plan, load, judge, _task_runner(options, progress))
-        evaluation.run(records, progress)
-        shutil.rmtree(edited, ignore_errors=True)
+        _measure(options, plan, source, name, load, direction_for, judge, records, progress)
     return records.records()
+
+
+def _measure(
+    options: argparse.Namespace,
+    plan: Plan,
+    source: str,
+    name: str,
+    load: LoadModel,
+    direction_for: LoadDirection,
+    judge: ReplyJudge | None,
+    records: RecordFile,
+    progress: Progress,
+) -> None:
+    """One model's part, which leaves memory before the next one comes; its edited model is removed at the end.
+
+    A kill leaves that folder, and the same part takes it up: its name says of which direction it is, so that none is
+    taken for another's.
+    """
+    from steering.evaluate import Evaluation
+
+    model = load(source)
+    direction = direction_for(name, source, model)
+    made_of = _part(options, model, direction)
+    records.claim(model.label, made_of)
+    whose = hashlib.sha256(f"{made_of['model']} {made_of['direction']}".encode()).hexdigest()
+    edited = records.path.parent / f"edited-{model.label}-{whose[:12]}"
+    try:
+        rows = _contestants(options, source, model, direction, edited, progress)
+        Evaluation(model, rows, plan, load, judge, _task_runner(options, progress)).run(records, progress)
+    finally:
+        shutil.rmtree(edited, ignore_errors=True)
 
 
 def _plan(options: argparse.Namespace, progress: Progress) -> tuple[Plan, dict[str, NamedData]]:
@@ -308,6 +361,7 @@ def _part(options: argparse.Namespace, model: ChatModel, direction: Direction) -
     return {
         "model": model.fingerprint,
         "number type": str(model.dtype),
+        "quantization": model.quantization,
         "direction": hashlib.sha256(b"".join(vectors)).hexdigest(),
         "layer": direction.layer,
         "coefficient": _coefficient(options, direction),

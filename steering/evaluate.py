@@ -26,6 +26,7 @@ from steering.progress import Progress, silent
 from steering.refusals import PAPER_PHRASES, REFUSAL_PHRASES, has_phrase, is_refusal
 from steering.reply_logits import GivenReply, read_beside, reply_log_probabilities
 from steering.reply_readings import TOPIC_TOKENS, ReadReply
+from steering.sampling import SamplingSettings
 from steering.style_markers import count_markers
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Plan:
             raise SteeringError("There is nothing to evaluate on: give prompts, a text or a task.")
         if self.max_new_tokens < 1 or self.rows < 1:
             raise SteeringError("A reply needs at least one token, and a batch at least one row.")
+        SamplingSettings(repetition_penalty=self.repetition_penalty)  # says if it is out of range
 
     def side(self, name: str) -> tuple[Example, ...]:
         return self.harmful if name == HARMFUL else self.harmless
@@ -117,6 +119,9 @@ class Evaluation:
         checkpoint: loads an edited model by its source; each is loaded once.
         judge: None for none.
         run_task: for ``plan.tasks``.
+
+    Raises:
+        SteeringError: if two contestants have one name.
     """
 
     model: ChatModel
@@ -127,6 +132,13 @@ class Evaluation:
     run_task: TaskRunner | None = None
     _checkpoints: dict[str, ChatModel] = field(default_factory=dict, init=False)
     _tick: Callable[[float], None] = field(default=lambda part: None, init=False)  # what part of a job is done
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.contestants]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise SteeringError(
+                f"Two rows of the table would be called “{twice}”. Give the folder of the edited model another name."
+            )
 
     def run(self, records: RecordFile, progress: Progress = silent) -> None:
         """Do every job that the records do not hold yet.
@@ -176,8 +188,8 @@ class Evaluation:
         self._tick(WRITING + 0.15)
         likelihoods = {key: -float(one.mean()) for key, one in known.items()}
         read = {
-            (number, name): ReadReply(reply.text, reply.ids, likelihoods[number, name] - likelihoods[number, BASELINE])
-            for (number, name), reply in written.items()
+            key: ReadReply(reply.text, reply.ids, _rise(likelihoods[key], likelihoods[key[0], BASELINE]))
+            for key, reply in written.items()
         }
         unclear = [key for key, one in read.items() if not one.is_broken and not one.refuses(self.plan.phrases)]
         gains = self._gains(written, unclear, known, side, system)
@@ -293,9 +305,9 @@ class Evaluation:
             read, first = read_beside(self._model(source), rows, first)
             for one, costs in zip(own, read, strict=True):
                 found[one.name] = {
-                    "ce": costs.cross_entropy,
-                    "kl_first": costs.kl_first,
-                    "kl": costs.kl,
+                    "ce": _known(costs.cross_entropy),
+                    "kl_first": _known(costs.kl_first),
+                    "kl": _known(costs.kl),
                 }
         return found
 
@@ -324,7 +336,7 @@ class Evaluation:
                 rows = [GivenReply([first], ids, one.act(number, None)) for one in own]
                 for one, known in zip(own, reply_log_probabilities(self._model(source), rows), strict=True):
                     about = {"model": self.model.label, "system": 0, "side": TEXT, "variant": one.name}
-                    found.append(about | {"prompt": f"{number:06}", "ce": -float(known.mean())})
+                    found.append(about | {"prompt": f"{number:06}", "ce": _known(-float(known.mean()))})
         return found
 
     def _task(self, task: str, one: Contestant) -> list[Record]:
@@ -366,6 +378,11 @@ _PLAIN = Variant(BASELINE)
 def _hash(example: Example) -> str:
     """What a prompt is known by in the records, which do not hold it."""
     return hashlib.sha256(example.canonical.encode()).hexdigest()[:16]
+
+
+def _rise(likelihood: float, own: float) -> float:
+    """How much less likely a reply is than the model's own; 0 where that one is empty, which says nothing of others."""
+    return likelihood - (likelihood if math.isnan(own) else own)
 
 
 def _known(value: float) -> float | None:

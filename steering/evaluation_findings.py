@@ -1,4 +1,4 @@
-"""An evaluation beside the findings of Arditi et al. 2024 (arXiv 2406.11717): what agrees on this model and what not."""
+"""An evaluation beside the findings of Arditi et al. 2024 (arXiv 2406.11717): what agrees on a model, what does not."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 from steering.contestants import ABLATED, BASELINE, ORTHOGONALIZED, RANDOM_ABLATED, RANDOM_ADDED, SUBTRACTED
 from steering.evaluation_metrics import Metric, metric_of
 from steering.evaluation_table import ComparedRow, TableRow
-from steering.evaluation_words import LEGEND, grids, heading, is_sure, made, overview, words
+from steering.evaluation_words import LEGEND, compared_parts, grids, heading, is_sure, made, overview, words
 from steering.figures import Figure
 from steering.report_pictures import Dot, dots
 from steering.report_shell import document, with_csv
@@ -51,15 +51,19 @@ def page(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
     return document("Steering evaluation", sections)
 
 
-def compared_page(rows: Sequence[ComparedRow], names: tuple[str, str]) -> str:
+def compared_page(rows: Sequence[ComparedRow], names: tuple[str, str], systems: Sequence[str] = ("",)) -> str:
     """Two runs side by side, as a page."""
     sections = [f'<h1>Two evaluations</h1><p class="lead">{html.escape(names[0])} and {html.escape(names[1])}.</p>']
-    for variant in dict.fromkeys(row.variant for row in rows):
-        own = [row for row in rows if row.variant == variant]
-        plots = "".join(
-            plot(metric_of(row.metric), {names[0]: row.first, names[1]: row.second}, {names[1]: "2"}) for row in own
-        )
-        sections.append(f'<h2>{html.escape(variant)}</h2><div class="plots">{plots}</div>')
+    looks = {names[0]: "0", names[1]: "2"}
+    parts = [
+        (over, variant, [row for row in part if row.variant == variant])
+        for over, part in compared_parts(rows, systems).items()
+        for variant in dict.fromkeys(row.variant for row in part)
+    ]
+    for over, variant, own in parts:
+        plots = "".join(plot(metric_of(row.metric), {names[0]: row.first, names[1]: row.second}, looks) for row in own)
+        title = f"{over}: {variant}" if over else variant
+        sections.append(f'<h2>{html.escape(title)}</h2><div class="plots">{plots}</div>')
         cells = [(row.metric, words(row.difference, metric_of(row.metric).form), _p(row.p)) for row in own]
         body = "".join(
             f"<tr><th scope=row>{html.escape(metric_of(name).title)}</th><td>{difference}</td><td>{p}</td></tr>"

@@ -53,8 +53,18 @@ class RecordFile:
         return job in self._done
 
     def add(self, job: str, records: list[Record]) -> None:
-        """Keep a job's records, on the disk when this returns."""
-        self._append({"job": job, "records": records})
+        """Keep a job's records, on the disk when this returns.
+
+        Raises:
+            SteeringError: if the disk does not take them.
+        """
+        try:
+            self._append({"job": job, "records": records})
+        except OSError as error:
+            raise SteeringError(
+                f"Records cannot be kept in {self.path}: {error}. Make room there and start again: what was measured "
+                "before is kept."
+            ) from error
         self._done[job] = records
 
     def claim(self, part: str, run: Mapping[str, Any]) -> None:
@@ -96,14 +106,17 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[Record]]:
         path: its folder, or the file of records in it.
 
     Raises:
-        SteeringError: if there is none, or nothing was measured yet.
+        SteeringError: if there is none, it is damaged, or nothing was measured yet.
     """
     file = path / RECORDS if path.is_dir() else path
     if not file.is_file():
         raise SteeringError(
             f"There is no evaluation in {path}: {RECORDS} is not there. Name the folder it was written to."
         )
-    lines, _ = _whole_lines(file)
+    try:
+        lines, _ = _whole_lines(file)
+    except OSError as error:
+        raise SteeringError(f"{file} cannot be read: {error}.") from error
     records = _in_order({line["job"]: line["records"] for line in lines[1:]})
     if not records:
         raise SteeringError(f"Nothing was measured in {path} yet. Run the evaluation to its end first.")
@@ -123,9 +136,7 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
             value = json.loads(line)
         except ValueError:
             value = None
-        if not isinstance(value, dict) or not (
-            {"run"} <= value.keys() if not found else {"job", "records"} <= value.keys()
-        ):
+        if not (_is_run(value) if not found else _is_job(value)):
             raise SteeringError(
                 f"Line {len(found) + 1} of {path} is not of an evaluation. Choose another folder with --out, or begin "
                 "anew with --fresh."
@@ -133,6 +144,17 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         found.append(value)
         end += len(line)
     return found, end
+
+
+def _is_run(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("run"), dict)
+
+
+def _is_job(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("job"), str):
+        return False
+    records = value.get("records")
+    return isinstance(records, list) and all(isinstance(record, dict) for record in records)
 
 
 def _ended_lines(data: bytes) -> Iterator[bytes]:

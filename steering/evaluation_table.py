@@ -124,6 +124,11 @@ def _task_row(record: Record) -> TableRow:
     )
 
 
+def _task_figures(records: Iterable[Record], variant: str) -> dict[str, Figure]:
+    rows = [_task_row(record) for record in records if (record["side"], record["variant"]) == (TASKS, variant)]
+    return {row.metric: row.figure for row in rows}
+
+
 @dataclass(frozen=True)
 class ComparedRow:
     """One figure in two runs."""
@@ -151,7 +156,10 @@ class ComparedRow:
 
 
 def compare(first: Sequence[Record], second: Sequence[Record], seed: int = 0) -> list[ComparedRow]:
-    """Two runs side by side, what both have measured: by model if they share one, else the only model of each."""
+    """Two runs side by side, what both have measured: by model if they share one, else the only model of each.
+
+    Of lm-eval's tasks both figures stand there without a test: single documents are not in the records.
+    """
     models = [list(dict.fromkeys(record["model"] for record in run)) for run in (first, second)]
     shared = [model for model in models[0] if model in models[1]]
     pairs = [(model, model) for model in shared]
@@ -162,12 +170,18 @@ def compare(first: Sequence[Record], second: Sequence[Record], seed: int = 0) ->
         runs = [[r for r in run if r["model"] == model] for run, model in ((first, one), (second, other))]
         kinds = [list(dict.fromkeys((r["system"], r["variant"]) for r in run)) for run in runs]
         for system, variant in [kind for kind in kinds[0] if kind in kinds[1]]:
+            name = one if one == other else f"{one} → {other}"
             parts = [[r for r in run if r["system"] == system] for run in runs]
             for metric in METRICS:
                 values = [values_of(part, variant, metric) for part in parts]
                 if all(values):
                     difference, p = between(metric, values[0], values[1], seed)
                     figures = [_figure(metric, list(own.values()), seed) for own in values]
-                    name = one if one == other else f"{one} → {other}"
                     found.append(ComparedRow(name, system, variant, metric.name, figures[0], figures[1], difference, p))
+            tasks = [_task_figures(part, variant) for part in parts]
+            found += [
+                ComparedRow(name, system, variant, task, figure, tasks[1][task], UNKNOWN, None)
+                for task, figure in tasks[0].items()
+                if task in tasks[1]
+            ]
     return found

@@ -115,18 +115,30 @@ def made(about: dict[str, Any]) -> list[str]:
     return found
 
 
-def compared_markdown(rows: Sequence[ComparedRow], names: tuple[str, str]) -> str:
-    """Two runs side by side, a figure a line."""
-    parts = [
-        f"| variant | figure | {names[0]} | {names[1]} | difference | p |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+def compared_parts(rows: Sequence[ComparedRow], systems: Sequence[str]) -> dict[str, list[ComparedRow]]:
+    """The rows by what stands over them: model and system prompt, or nothing where there is one of each."""
+    parts: dict[tuple[str, int], list[ComparedRow]] = {}
     for row in rows:
-        metric = metric_of(row.metric)
-        cells = [words(figure, metric.form) for figure in (row.first, row.second, row.difference)]
-        p = "–" if row.p is None else f"{row.p:.3f}"
-        parts.append(f"| {row.variant} | {metric.title} | {' | '.join(cells)} | {p} |")
-    return "\n".join(parts) + "\n"
+        parts.setdefault((row.model, row.system), []).append(row)
+    if len(parts) == 1:
+        return {"": list(rows)}
+    return {heading(model, systems, system): part for (model, system), part in parts.items()}
+
+
+def compared_markdown(rows: Sequence[ComparedRow], names: tuple[str, str], systems: Sequence[str] = ("",)) -> str:
+    """Two runs side by side, a figure a line; one table a model and system prompt."""
+    lines = []
+    for over, part in compared_parts(rows, systems).items():
+        lines += [f"### {over}\n"] if over else []
+        lines.append(f"| variant | figure | {names[0]} | {names[1]} | difference | p |")
+        lines.append("| --- | --- | --- | --- | --- | --- |")
+        for row in part:
+            metric = metric_of(row.metric)
+            cells = [words(figure, metric.form) for figure in (row.first, row.second, row.difference)]
+            p = "–" if row.p is None else f"{row.p:.3f}"
+            lines.append(f"| {row.variant} | {metric.title} | {' | '.join(cells)} | {p} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _cell(row: TableRow | None, form: str) -> str:

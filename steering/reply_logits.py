@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from steering.continuations import memory_errors
 from steering.interventions import Steering
 from steering.metrics import kl_divergence, token_log_probabilities
 from steering.module_decoder import last_positions
@@ -36,6 +37,7 @@ def reply_logits(model: ChatModel, rows: Sequence[GivenReply]) -> Iterator[Tenso
 
     Raises:
         DirectionError: if a direction does not fit the model.
+        OutOfMemoryError: if the rows do not fit into memory together.
     """
     longest = max((len(row.reply) for row in rows), default=0) + 1
     at_once = max(1, MOST_LOGITS // (longest * int(model.config.vocab_size)))
@@ -103,7 +105,7 @@ def _read(model: ChatModel, rows: Sequence[GivenReply]) -> Tensor:
     is_padded = bool(padding.any())  # without padding the plain causal path is faster
     kept = max(len(row.reply) for row in rows) + 1
     steering = Steering(model, [row.variant for row in rows])
-    with torch.inference_mode(), steering.applied():
+    with memory_errors(), torch.inference_mode(), steering.applied():
         output: Any = model.model(
             input_ids=ids.to(model.device),
             attention_mask=(columns >= padding).to(model.device) if is_padded else None,

@@ -107,6 +107,57 @@ def test_two_runs_side_by_side(run: Run, tmp_path: Path, capsys: pytest.CaptureF
     assert "There is no evaluation in" in capsys.readouterr().err
 
 
+def test_system_prompts_are_compared_by_their_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write(name: str, second: str, values: tuple[float, float]) -> str:
+        records = [
+            {"model": "m", "system": system, "side": "text", "variant": "baseline", "prompt": f"{n}", "ce": value}
+            for system, value in enumerate(values)
+            for n in range(3)
+        ]
+        lines = [{"run": {"system prompts": ["", second]}}, {"job": "m/text", "records": records}]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RECORDS).write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+        return str(tmp_path / name)
+
+    brief, kind, again = (
+        write("a", "Be brief.", (1, 2)),
+        write("b", "Be kind.", (1, 7)),
+        write("c", "Be brief.", (1, 3)),
+    )
+    found = {}
+    for other in (kind, again):
+        assert main(["compare", brief, other, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        found[other] = [(row["system"], row["second"]["value"]) for row in rows]
+    assert found == {kind: [(0, 1.0)], again: [(0, 1.0), (1, 3.0)]}
+    for target in (tmp_path, tmp_path / "nowhere" / "page.html"):
+        assert main(["compare", brief, again, "--out", str(target)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+    (tmp_path / "a" / RECORDS).write_text('{"run": {}}\n{"job": "a", "records": [{"x": 1}]}\n', encoding="utf-8")
+    assert main(["compare", brief, again]) == 2
+    assert "are damaged" in capsys.readouterr().err
+
+
+def test_an_edited_model_is_of_this_direction_and_does_not_stay(
+    run: Run, tiny: Callable[[str], ChatModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text_alone = ["--harmful", "none", "--harmless", "none"]
+    with monkeypatch.context() as killed:
+        killed.setattr("steering.cli_evaluate.shutil.rmtree", lambda *_, **__: None)
+        assert run(*text_alone)[0] == 0
+    [left] = (tmp_path / "run").glob("edited-*")
+    other = oracle.make_direction(tiny("qwen2"), layer=2, seed=5).save(tmp_path / "other.safetensors")
+    status, output, _ = run(*text_alone, "--direction", str(other), "--fresh", "--json")
+    assert status == 0
+    costs = {row["variant"]: row["value"] for row in json.loads(output)["rows"] if row["metric"] == "ce_text"}
+    assert costs["orthogonalized"] == pytest.approx(costs["ablated"], abs=1e-4)
+    assert list((tmp_path / "run").glob("edited-*")) == [left]
+    occupied = tmp_path / "occupied"
+    occupied.write_text("", encoding="utf-8")
+    status, _, error = run(*text_alone, "--fresh", out="occupied")
+    assert (status, "Choose another folder" in error) == (2, True)
+
+
 def test_a_local_task_of_lm_eval(run: Run, tmp_path: Path) -> None:
     documents = [{"question": f"Two and {n} are", "choices": ["many", "few"], "answer": n % 2} for n in range(6)]
     data = tmp_path / "sums.jsonl"
@@ -133,6 +184,9 @@ def test_a_local_task_of_lm_eval(run: Run, tmp_path: Path) -> None:
         (["--harmful", "nothing-like-this"], "There is neither a data set nor a file “nothing-like-this”"),
         (["--direction", "a", "b"], "There are 1 models and 2 directions"),
         (["--harmful", "none", "--harmless", "none", "--text", "none"], "There is nothing to evaluate on"),
+        (["--coefficient", "nan"], "cannot be turned up by nan"),
+        (["--repetition-penalty", "nan"], "The repetition penalty must lie"),
+        (["--model", "a/one", "b/one", "--direction", "a", "b"], "Two models are called “one”"),
         (["--n", "1"], "There is a single harmful prompt"),
         (["--n", "0"], "A sample of 0 prompts holds nothing"),
         (["--text", "/nowhere/text.txt"], "cannot be read"),
@@ -167,7 +221,8 @@ def test_empty_files_and_sets_that_are_out_of_reach(run: Run, tmp_path: Path, mo
 def test_a_judge_that_answers_nonsense_ends_the_run_and_keeps_nothing_of_what_it_judged(
     run: Run, family_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    status, output, error = run("--judge", str(family_folder("llama3")), "--no-orthogonalized", "--text", "none")
+    status, output, error = run("--judge", str(family_folder("llama3")), "--text", "none")
     assert (status, output) == (2, "")
     assert "answers nonsense" in error
     assert "reading" not in (tmp_path / "run" / RECORDS).read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [RECORDS]

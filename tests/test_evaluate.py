@@ -188,6 +188,31 @@ def test_a_judge_reads_replies_to_harmful_prompts_alone(tiny: Tiny, tmp_path: Pa
     assert own.figure.value == counted.count("safe") / len(counted)
 
 
+def test_an_empty_reply_of_the_model_itself_breaks_nobody_elses(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("qwen2")
+    asked = [{"role": "user", "content": QUESTIONS[0]}]
+    *_, own = stream_side_by_side(model, asked, [Variant.baseline()], max_new_tokens=1)
+    monkeypatch.setitem(vars(model), "end_tokens", frozenset(own.token_ids[0]))  # the reply ends where it would begin
+    found = measured(model, tmp_path, plan(harmful=(), text="", max_new_tokens=3))
+    prompt = of(found, "harmless", "baseline")[0]["prompt"]
+    of_prompt = {one["variant"]: one for one in found if one["prompt"] == prompt}
+    assert (of_prompt["baseline"]["tokens"], of_prompt["baseline"]["reading"]) == (0, "broken")
+    others = [one for one in of_prompt.values() if one["tokens"]]
+    assert others
+    assert any(one["reading"] != "broken" for one in others)
+
+
+def test_names_of_contestants_are_their_own(tiny: Tiny) -> None:
+    model = tiny("qwen2")
+    direction = oracle.make_direction(model, layer=1)
+    for twice in (["baseline"], ["edited", "edited"]):
+        rows = contestants(direction, coefficient=2.0, ask="…", checkpoints=[(name, "a/folder") for name in twice])
+        with pytest.raises(SteeringError, match=f"Two rows of the table would be called “{twice[0]}”"):
+            Evaluation(model, rows, plan())
+
+
 def test_nothing_to_evaluate_is_said() -> None:
     with pytest.raises(SteeringError, match="nothing to evaluate on"):
         Plan()
@@ -195,6 +220,8 @@ def test_nothing_to_evaluate_is_said() -> None:
         Plan(harmless=examples(QUESTIONS[:1]))
     with pytest.raises(SteeringError, match="at least one token"):
         plan(max_new_tokens=0)
+    with pytest.raises(SteeringError, match="repetition penalty"):
+        plan(repetition_penalty=math.nan)
 
 
 # ---------------------------------------------------------------- the table
@@ -268,6 +295,23 @@ def test_two_runs_are_compared_prompt_by_prompt_where_they_share_prompts() -> No
     other = [one | {"model": "n"} for one in second]
     assert {row.model for row in compare(first, other)} == {"m → n"}
     assert "80%" in compared_markdown(compare(first, second), ("A", "B"))
+    # Under several system prompts it is said which is which; a task stands there without a test.
+    task = line("baseline", 0) | {
+        "side": "tasks",
+        "task": "sums",
+        "metric": "acc",
+        "value": 0.5,
+        "low": 0.2,
+        "high": 0.8,
+    }
+    runs = [[*run, *(one | {"system": 1} for one in run), task | {"n": n}] for run, n in ((first, 4), (second, 8))]
+    rows = compare(*runs)
+    [row] = [row for row in rows if row.metric == "sums:acc"]
+    assert (row.first.n, row.second.n, row.p) == (4, 8, None)
+    text = compared_markdown(rows, ("A", "B"), ["", "Be brief."])
+    assert "### m, no system prompt" in text
+    assert "### m, system prompt “Be brief.”" in text
+    assert "<h2>m, system prompt “Be brief.”: baseline</h2>" in compared_page(rows, ("A", "B"), ["", "Be brief."])
 
 
 def test_the_markdown_and_the_page_say_what_was_measured(records: list[dict[str, Any]]) -> None:
@@ -322,6 +366,14 @@ def test_records_of_another_run_are_not_gone_on_with(tmp_path: Path) -> None:
     assert again.records() == []
     with pytest.raises(SteeringError, match="Nothing was measured"):
         read_run(tmp_path)
+    for damaged in (
+        '{"run": []}',
+        '{"run": {}}\n{"job": "a", "records": 3}',
+        '{"run": {}}\n{"job": "a", "records": [3]}',
+    ):
+        (tmp_path / "damaged.jsonl").write_text(f"{damaged}\n", encoding="utf-8")
+        with pytest.raises(SteeringError, match="is not of an evaluation"):
+            read_run(tmp_path / "damaged.jsonl")
     with pytest.raises(SteeringError, match="There is no evaluation in"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "other.jsonl").write_text("hello\n", encoding="utf-8")
