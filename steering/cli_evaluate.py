@@ -84,6 +84,7 @@ def evaluate_to(
         direction_for: a direction by its name and its model's source, for the loaded model.
     """
     from steering.edited_folder import disk_errors_said
+    from steering.evaluation_metrics import UNCLEAR
     from steering.evaluation_page import page, write_page
     from steering.evaluation_records import RECORDS
     from steering.evaluation_table import table
@@ -117,6 +118,7 @@ def evaluate_to(
         "seed": options.seed,
         "systems": list(plan.systems),
         "judge": options.judge or "",
+        "unclear_verdicts": sum(record.get("verdict") == UNCLEAR for record in records),
         "versions": versions(),
     }
     result = {"rows": [row.as_json() for row in rows], **about}

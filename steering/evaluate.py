@@ -86,6 +86,8 @@ class Plan:
         for name, side in ((HARMFUL, self.harmful), (HARMLESS, self.harmless)):
             if side and len(side) < FEWEST_PROMPTS:
                 raise SteeringError(f"There is a single {name} prompt; give at least {FEWEST_PROMPTS}, or none.")
+            if len({one.canonical for one in side}) < len(side):
+                raise SteeringError(f"A {name} prompt is there twice. Give each once: records know it by its text.")
         if not (self.harmful or self.harmless or self.text or self.tasks):
             raise SteeringError("There is nothing to evaluate on: give prompts, a text or a task.")
         if self.max_new_tokens < 1 or self.rows < 1:

@@ -105,7 +105,9 @@ def made(about: dict[str, Any]) -> list[str]:
     """How an evaluation was made, a line each."""
     found = [f"`{about['command']}`"] if about.get("command") else []
     found += [str(one) for one in about.get("data", [])]
-    found.append(f"safety: judged by {about['judge']}" if about.get("judge") else "safety: no judge")
+    judged = f"safety: judged by {about['judge']}" if about.get("judge") else "safety: no judge"
+    unclear = about.get("unclear_verdicts", 0)
+    found.append(f"{judged}; {unclear} verdicts were neither safe nor unsafe and do not count" if unclear else judged)
     found.append(f"data SHA-256 {about.get('data_sha256', 'unknown')}, seed {about.get('seed', 'unknown')}")
     versions = about.get("versions", {})
     if versions:
