@@ -38,7 +38,7 @@ def contestants(
     """The table's rows, the baseline first.
 
     Subtracted is −r, the paper's other way to end refusal (section 4.3 holds its cost against ablation's). The random
-    directions are as long as r, and another one for each prompt, so that no single draw decides.
+    directions are as long as r, and another one for each prompt, so that no single draw decides; but one for a task.
 
     Args:
         coefficient: how far the direction is turned up.
