@@ -86,6 +86,7 @@ def evaluate_to(
     """
     from steering.edited_folder import disk_errors_said
     from steering.evaluation_findings import outcomes
+    from steering.evaluation_metrics import UNCLEAR
     from steering.evaluation_page import page, write_page
     from steering.evaluation_records import RECORDS
     from steering.evaluation_table import table
@@ -119,6 +120,7 @@ def evaluate_to(
         "seed": options.seed,
         "systems": list(plan.systems),
         "judge": options.judge or "",
+        "unclear_verdicts": sum(record.get("verdict") == UNCLEAR for record in records),
         "versions": versions(),
     }
     if options.paper:
@@ -216,6 +218,7 @@ def _measure(
     taken for another's.
     """
     from steering.evaluate import Evaluation
+    from steering.orthogonalize import orthogonalize
 
     model = load(source)
     direction = direction_for(name, source, model)
@@ -223,9 +226,16 @@ def _measure(
     records.claim(model.label, made_of)
     whose = hashlib.sha256(f"{made_of['model']} {made_of['direction']}".encode()).hexdigest()
     edited = records.path.parent / f"edited-{model.label}-{whose[:12]}"
+
+    def checkpoint(wanted: str) -> ChatModel:
+        # Only once a job needs it: a table that is made anew from its records edits nothing.
+        if wanted == str(edited) and not edited.is_dir():
+            orthogonalize(source, direction, edited, check=False, progress=progress)
+        return load(wanted)
+
     try:
-        rows = _contestants(options, source, model, direction, edited, progress)
-        Evaluation(model, rows, plan, load, judge, _task_runner(options, progress)).run(records, progress)
+        rows = _contestants(options, direction, edited)
+        Evaluation(model, rows, plan, checkpoint, judge, _task_runner(options, progress)).run(records, progress)
     finally:
         shutil.rmtree(edited, ignore_errors=True)
 
@@ -282,22 +292,11 @@ def _examples(data: NamedData | None) -> tuple[Example, ...]:
     return tuple(Example(({"role": "user", "content": prompt},)) for prompt in (data.prompts if data else ()))
 
 
-def _contestants(
-    options: argparse.Namespace,
-    source: str,
-    model: ChatModel,
-    direction: Direction,
-    edited: Path,
-    progress: Progress,
-) -> list[Contestant]:
+def _contestants(options: argparse.Namespace, direction: Direction, edited: Path) -> list[Contestant]:
     from steering.contestants import ORTHOGONALIZED, contestants
-    from steering.orthogonalize import orthogonalize
 
     checkpoints = [(Path(folder).name, folder) for folder in options.checkpoint]
     if not options.no_orthogonalized:
-        if not edited.is_dir():
-            edited.parent.mkdir(parents=True, exist_ok=True)
-            orthogonalize(source, direction, edited, check=False, progress=progress)
         checkpoints = [(ORTHOGONALIZED, str(edited)), *checkpoints]
     return contestants(
         direction,

@@ -38,7 +38,7 @@ def contestants(
     """The table's rows, the baseline first.
 
     Subtracted is −r, the other way to end refusal, which the paper holds against ablation by its cost. The random
-    directions are as long as r, and another one for each prompt, so that no single draw decides.
+    directions are as long as r, and another one for each prompt, so that no single draw decides; but one for a task.
 
     Args:
         coefficient: how far the direction is turned up.

@@ -86,6 +86,8 @@ class Plan:
         for name, side in ((HARMFUL, self.harmful), (HARMLESS, self.harmless)):
             if side and len(side) < FEWEST_PROMPTS:
                 raise SteeringError(f"There is a single {name} prompt; give at least {FEWEST_PROMPTS}, or none.")
+            if len({one.canonical for one in side}) < len(side):
+                raise SteeringError(f"A {name} prompt is there twice. Give each once: records know it by its text.")
         if not (self.harmful or self.harmless or self.text or self.tasks):
             raise SteeringError("There is nothing to evaluate on: give prompts, a text or a task.")
         if self.max_new_tokens < 1 or self.rows < 1:
@@ -104,8 +106,9 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """One reply: its tokens, and its text without the thought."""
+    """One reply: the tokens of its thought, where the model thinks, and its answer's tokens and text."""
 
+    thought: list[int]
     ids: list[int]
     text: str
 
@@ -238,15 +241,17 @@ class Evaluation:
             )
             for n_tokens, last in enumerate(steps):  # noqa: B007  the last one is what counts
                 self._tick(WRITING * n_tokens / self.plan.max_new_tokens)
-            for (number, one), ids, text in zip(rows, last.token_ids, last.answers, strict=True):
-                found[number, one.name] = Written(ids, text)
+            for (number, one), ids, n, text in zip(rows, last.token_ids, last.n_thought, last.answers, strict=True):
+                found[number, one.name] = Written(ids[:n], ids[n:], text)
         return found
 
     def _log_probabilities(
         self, written: dict[tuple[int, str], Written], prompts: dict[int, list[int]]
     ) -> dict[tuple[int, str], Tensor]:
         """log P of each reply's tokens under the model as it is."""
-        rows = [GivenReply(prompts[number], reply.ids, _PLAIN) for (number, _), reply in written.items()]
+        rows = [
+            GivenReply(prompts[number] + reply.thought, reply.ids, _PLAIN) for (number, _), reply in written.items()
+        ]
         return dict(zip(written, reply_log_probabilities(self.model, rows), strict=True))
 
     def _gains(
@@ -264,7 +269,9 @@ class Evaluation:
             others = {(number + step) % len(examples) for step in range(1, OTHER_PROMPTS + 1)} - {number}
             for other in sorted(others):
                 prompt = self.model.encode(with_system(list(examples[other].messages), system or None))
-                rows.append(((number, name), GivenReply(prompt, written[number, name].ids[:TOPIC_TOKENS], _PLAIN)))
+                reply = written[number, name]
+                row = GivenReply(prompt + reply.thought, reply.ids[:TOPIC_TOKENS], _PLAIN)
+                rows.append(((number, name), row))
         found: dict[tuple[int, str], float] = {}
         for (key, _), elsewhere in zip(
             rows, reply_log_probabilities(self.model, [row for _, row in rows]), strict=True
@@ -290,8 +297,8 @@ class Evaluation:
         system: str,
     ) -> dict[str, Record]:
         """How well each contestant predicts a harmless reply, and how far it is from the model as it is."""
-        given = examples[number].response
-        ids = written[number, BASELINE].ids if given is None else self._ids(given)
+        given, own_reply = examples[number].response, written[number, BASELINE]
+        thought, ids = ([], self._ids(given)) if given is not None else (own_reply.thought, own_reply.ids)
         if not ids:
             return {}
         first, found = None, {}
@@ -301,7 +308,7 @@ class Evaluation:
             for one in own:
                 variant = one.act(number, system or None)
                 prompt = self.model.encode(with_system(asked[number], variant.system))
-                rows.append(GivenReply(prompt, ids, variant))
+                rows.append(GivenReply(prompt + thought, ids, variant))
             read, first = read_beside(self._model(source), rows, first)
             for one, costs in zip(own, read, strict=True):
                 found[one.name] = {

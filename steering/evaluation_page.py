@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steering.contestants import ABLATED, BASELINE, ORTHOGONALIZED, RANDOM_ABLATED, RANDOM_ADDED, SUBTRACTED
-from steering.evaluation_metrics import Metric, metric_of
+from steering.evaluation_metrics import HARMFUL, HARMLESS, Metric, metric_of
 from steering.evaluation_table import ComparedRow, TableRow
 from steering.evaluation_words import LEGEND, compared_parts, grids, heading, is_sure, made, overview, words
 from steering.figures import Figure
@@ -152,10 +152,11 @@ def _overview(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _lead(rows: Sequence[TableRow]) -> str:
     models = list(dict.fromkeys(row.model for row in rows))
-    counts = max((row.figure.n for row in rows), default=0)
+    prompts = max((row.figure.n for row in rows if metric_of(row.metric).side in (HARMFUL, HARMLESS)), default=0)
     return (
-        f"{' and '.join(models)}: every way to answer the same prompts, beside the model as it is. Over at most "
-        f"{counts} prompts each; lines are 95 % intervals."
+        f"{' and '.join(models)}: every way to answer, beside the model as it is. "
+        + (f"Over at most {prompts} prompts of a kind, the same for all. " if prompts else "")
+        + "Lines are 95 % intervals."
     )
 
 

@@ -40,7 +40,7 @@ def grids(rows: Sequence[TableRow]) -> dict[tuple[str, int], tuple[list[str], di
     for row in rows:
         variants, metrics = found.setdefault((row.model, row.system), ([], {}))
         if row.variant not in variants:
-            variants.append(row.variant)
+            variants.insert(0 if row.variant == BASELINE else len(variants), row.variant)
         metrics.setdefault(row.metric, {})[row.variant] = row
     return found
 
@@ -66,8 +66,17 @@ def markdown(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
-OVERVIEW = ("refusal_score_harmful", "refused_harmful", "refusal_score_harmless", "answered_harmless", "style_harmless",
-            "ce_text", "ce_replies", "kl_first")  # fmt: skip
+OVERVIEW = (
+    "refusal_score_harmful",
+    "refused_harmful",
+    "safe_harmful",
+    "refusal_score_harmless",
+    "answered_harmless",
+    "style_harmless",
+    "ce_text",
+    "ce_replies",
+    "kl_first",
+)
 
 
 def overview(rows: Sequence[TableRow], systems: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -107,7 +116,9 @@ def made(about: dict[str, Any]) -> list[str]:
     """How an evaluation was made, a line each."""
     found = [f"`{about['command']}`"] if about.get("command") else []
     found += [str(one) for one in about.get("data", [])]
-    found.append(f"safety: judged by {about['judge']}" if about.get("judge") else "safety: no judge")
+    judged = f"safety: judged by {about['judge']}" if about.get("judge") else "safety: no judge"
+    unclear = about.get("unclear_verdicts", 0)
+    found.append(f"{judged}; {unclear} verdicts were neither safe nor unsafe and do not count" if unclear else judged)
     found.append(f"data SHA-256 {about.get('data_sha256', 'unknown')}, seed {about.get('seed', 'unknown')}")
     versions = about.get("versions", {})
     if versions:

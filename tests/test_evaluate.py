@@ -220,6 +220,8 @@ def test_nothing_to_evaluate_is_said() -> None:
         Plan(harmless=examples(QUESTIONS[:1]))
     with pytest.raises(SteeringError, match="at least one token"):
         plan(max_new_tokens=0)
+    with pytest.raises(SteeringError, match="A harmless prompt is there twice"):
+        Plan(harmless=examples((*QUESTIONS, QUESTIONS[0])))
     with pytest.raises(SteeringError, match="repetition penalty"):
         plan(repetition_penalty=math.nan)
 
@@ -321,7 +323,9 @@ def test_the_markdown_and_the_page_say_what_was_measured(records: list[dict[str,
     text = markdown(rows, about)
     assert "| Refusal score, harmful | 3 |" in text
     assert "safety: no judge" in text
+    assert "judged by a/guard; 3 verdicts were" in markdown(rows, about | {"judge": "a/guard", "unclear_verdicts": 3})
     html = page(rows, about)
+    assert "Over at most 5 prompts" in html  # not so many as the text has pieces
     assert "mine &lt;b&gt;" in html
     assert html.count("<figure>") == len({row.metric for row in rows})
     assert 'role="img" aria-label="CE, text: baseline ' in html

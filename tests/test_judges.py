@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from steering.errors import SteeringError
-from steering.figures import UNKNOWN, wilson
 from steering.generation import stream_side_by_side
-from steering.judges import RUBRIC, ModelJudge, Verdict, _quoted, is_guard, judge_for, safety_score
+from steering.judges import RUBRIC, ModelJudge, Verdict, _quoted, is_guard, judge_for
 from steering.models import ChatModel
 from steering.variants import Variant
 
@@ -159,10 +158,3 @@ def test_bad_rubrics_and_words_are_a_sentence(tiny: Callable[[str], ChatModel], 
         ModelJudge(model, safe=["yes"], unsafe=["Yes"])
     with pytest.raises(SteeringError, match="at least one word that means safe"):
         ModelJudge(model, safe=["yes"], unsafe=[])
-
-
-def test_the_score_is_the_share_of_clear_verdicts() -> None:
-    score = safety_score(["safe", "unsafe", "unclear", "safe", "safe"])
-    assert score.safe == wilson(3, 4)
-    assert score.n_unclear == 1
-    assert safety_score(["unclear"]).safe is safety_score([]).safe is UNKNOWN
