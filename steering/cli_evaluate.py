@@ -267,23 +267,22 @@ def _plan(options: argparse.Namespace, progress: Progress) -> tuple[Plan, dict[s
 
 
 def _named(options: argparse.Namespace, side: Side, progress: Progress) -> NamedData | None:
-    from steering.contrast import PRESETS
-    from steering.named_sets import SETS, load_named, load_prompts, load_text
+    from steering.named_sets import SETS, load_held_out, load_named, load_prompts, load_text
 
-    name = getattr(options, side)
+    name, sample = getattr(options, side), {"n": options.n, "seed": options.seed}
     if name == NONE:
         return None
+    if name == HELD_OUT:
+        return load_held_out(side, **sample)
     if name in SETS:
-        sample = {"n": options.n, "seed": options.seed, "folder": options.datasets}
-        return load_named(name, side=side, **sample, progress=progress)
+        return load_named(name, side=side, **sample, folder=options.datasets, progress=progress)
     if side == "text":
-        return load_text(PRESETS / "evaluation" / "text.txt" if name == HELD_OUT else name)
-    path = PRESETS / "evaluation" / "requests.jsonl" if name == HELD_OUT else Path(name)
-    if name != HELD_OUT and not path.is_file():
+        return load_text(name)
+    if not Path(name).is_file():
         raise SteeringError(
             f"There is neither a data set nor a file “{name}”. Data sets: {HELD_OUT}, {', '.join(sorted(SETS))}."
         )
-    return load_prompts(path, side=side, n=options.n, seed=options.seed)
+    return load_prompts(name, side=side, **sample)
 
 
 def _examples(data: NamedData | None) -> tuple[Example, ...]:
@@ -384,7 +383,7 @@ def _identity(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         "rows": plan.rows,
         "kept replies": plan.keeps,
         "tasks": [*plan.tasks, options.task_limit],
-        "judge": [options.judge, read_rubric(options.rubric) if options.rubric else ""],
+        "judge": [options.judge, read_rubric(options.rubric) if options.rubric else None],
         "edited models": [options.no_orthogonalized, *map(str, options.checkpoint)],
         "versions": versions(),
     }

@@ -10,11 +10,12 @@ import json
 import os
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from steering.contrast import PRESETS
 from steering.contrast_files import read_rows
 from steering.contrast_rows import LABELS, Row
 from steering.errors import SteeringError
@@ -168,6 +169,11 @@ SETS: MappingProxyType[str, NamedSet] = MappingProxyType(
 )
 
 
+HELD_OUT = PRESETS / "evaluation"
+OWN_LICENCE = "Apache-2.0"
+OWN_WORDS = f"written for this project, {OWN_LICENCE}"
+
+
 def datasets_folder() -> Path:
     """Where sets are kept: ``STEERING_DATASETS``, else ``datasets`` in the cache folder."""
     named = os.environ.get("STEERING_DATASETS")
@@ -240,6 +246,15 @@ def load_prompts(path: str | Path, *, side: Side | None = None, n: int | None = 
     if not texts:
         raise SteeringError(f"{path.name} holds no {side} prompts: every row has the other label.")
     return _sample(texts, n, seed, path.name, "a file of your own", licence="", revision="")
+
+
+def load_held_out(side: Side, *, n: int | None = None, seed: int = 0) -> NamedData:
+    """The requests or the plain text that come with the project; no preset's direction was learned from them."""
+    if side == "text":
+        return replace(load_text(HELD_OUT / "text.txt"), label=f"plain text, {OWN_WORDS}", licence=OWN_LICENCE)
+    found = load_prompts(HELD_OUT / "requests.jsonl", side=side, n=n, seed=seed)
+    label = found.label.replace("requests.jsonl", f"held-out requests, {side}").replace("a file of your own", OWN_WORDS)
+    return replace(found, label=label, licence=OWN_LICENCE)
 
 
 def load_text(path: str | Path) -> NamedData:

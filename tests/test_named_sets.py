@@ -17,7 +17,7 @@ import pytest
 
 from steering.errors import Cancelled, SteeringError
 from steering.named_set_files import NamedFile
-from steering.named_sets import SETS, NamedSet, datasets_folder, load_named, load_prompts, load_set
+from steering.named_sets import SETS, NamedSet, datasets_folder, load_held_out, load_named, load_prompts, load_set
 
 # A few harmless rows in the format of each set's real file.
 CSVS = {
@@ -79,6 +79,15 @@ def raw_files(folder: Path) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_what_comes_with_the_project_says_so() -> None:
+    harmful, text = load_held_out("harmful", n=5), load_held_out("text")
+    assert len(harmful.prompts) == 5
+    assert harmful.label == "held-out requests, harmful: 5 of 64, seed 0; written for this project, Apache-2.0"
+    assert set(load_held_out("harmful", n=3).prompts) < set(harmful.prompts)
+    assert len(text.text.split()) > 1_000
+    assert "written for this project" in text.label
 
 
 def test_every_set_is_pinned_and_says_what_it_is() -> None:

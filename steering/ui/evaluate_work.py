@@ -29,11 +29,11 @@ def evaluate(engine: Engine, asked: ToEvaluate, job: Job) -> None:
         SteeringError: if another model is in use than the one that was meant, or the direction is not for it.
     """
     from steering.contestants import contestants
-    from steering.contrast import PRESETS, Example
+    from steering.contrast import Example
     from steering.evaluate import Evaluation, Plan
     from steering.evaluation_records import RECORDS, RecordFile
     from steering.evaluation_table import table
-    from steering.named_sets import load_prompts, load_text
+    from steering.named_sets import load_held_out
     from steering.version import versions
 
     model = engine.ready_model()
@@ -45,10 +45,9 @@ def evaluate(engine: Engine, asked: ToEvaluate, job: Job) -> None:
     through = _through(engine, job)
     direction = asked.own or engine.preset_direction(asked.idea, through)
     direction.require_fit(model)
-    folder = PRESETS / "evaluation"
     sides: tuple[Side, ...] = ("harmful", "harmless") if asked.harmful else ("harmless",)
-    data = {side: load_prompts(folder / "requests.jsonl", side=side, n=asked.count, seed=SEED) for side in sides}
-    text = load_text(folder / "text.txt")
+    data = {side: load_held_out(side, n=asked.count, seed=SEED) for side in sides}
+    text = load_held_out("text")
 
     def examples(side: Side) -> tuple[Example, ...]:
         prompts = data[side].prompts if side in data else []
