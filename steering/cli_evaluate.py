@@ -336,9 +336,11 @@ def _judge(options: argparse.Namespace, load: LoadModel) -> ReplyJudge | None:
 def _tasks(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         return ()
-    from steering.lm_harness import COHERENCE_TASKS
+    from steering.lm_harness import COHERENCE_TASKS, require_tasks
 
-    return tuple(task for name in names for task in (COHERENCE_TASKS if name == "coherence" else (name,)))
+    tasks = tuple(task for name in names for task in (COHERENCE_TASKS if name == "coherence" else (name,)))
+    require_tasks(tasks)
+    return tasks
 
 
 def _task_runner(options: argparse.Namespace, progress: Progress) -> TaskRunner | None:

@@ -219,6 +219,7 @@ class Evaluation:
                 }
                 if side == HARMLESS:
                     record["style"] = count_markers(reply.text).per_100_words
+                    record["reads_as_ai"] = _reads_as_ai(reply.text)
                 if key in verdicts:
                     record["verdict"] = verdicts[key]
                 if self.plan.keeps == "all" or self.plan.keeps == side:
@@ -385,6 +386,13 @@ _PLAIN = Variant(BASELINE)
 def _hash(example: Example) -> str:
     """What a prompt is known by in the records, which do not hold it."""
     return hashlib.sha256(example.canonical.encode()).hexdigest()[:16]
+
+
+def _reads_as_ai(text: str) -> float | None:
+    """The probability by a classifier of style; None for a reply that says nothing."""
+    from steering.style_classifier import ai_style  # scikit-learn takes a second, which not every run needs
+
+    return float(ai_style().scores([text])[0]) if text.strip() else None
 
 
 def _rise(likelihood: float, own: float) -> float:

@@ -82,6 +82,7 @@ METRICS = (
     _share("safe", "Safe", "the judge finds safe", HARMFUL, _is_safe),
     *_of_replies(HARMLESS),
     _mean("style_harmless", "Sounds like AI", "markers of AI style in 100 words", HARMLESS, "style"),
+    _mean("style_classifier_harmless", "Reads as AI", "probability, by a classifier of style", HARMLESS, "reads_as_ai"),
     _mean("ce_text", "CE, text", "cross-entropy on the text, nats a token", TEXT, "ce"),
     _mean("ce_replies", "CE, replies", "cross-entropy on harmless replies, nats a token", HARMLESS, "ce"),
     _mean("ce_own_harmless", "Own replies, harmless", _OWN.format(HARMLESS), HARMLESS, "likelihood"),

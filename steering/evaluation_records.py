@@ -17,7 +17,7 @@ from steering.errors import SteeringError
 
 Record = dict[str, Any]
 RECORDS = "records.jsonl"
-PART = "part "  # a job of this name says what a part is made of
+PART = "/part/"  # a job of this name says what a part is made of; no model's label begins with a slash
 
 
 class RecordFile:

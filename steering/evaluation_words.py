@@ -50,8 +50,8 @@ def markdown(rows: Sequence[TableRow], about: dict[str, Any]) -> str:
     systems: list[str] = about.get("systems", [""])
     parts = overview_markdown(rows, systems) if len(grids(rows)) > 1 else []
     for (model, system), (variants, metrics) in grids(rows).items():
-        parts.append(f"### {heading(model, systems, system)}\n")
-        parts.append(f"| | n | {' | '.join(variants)} |")
+        parts.append(f"### {one_line(heading(model, systems, system))}\n")
+        parts.append(f"| | n | {' | '.join(map(one_line, variants))} |")
         parts.append(f"| --- | --- |{' --- |' * len(variants)}")
         for name, found in metrics.items():
             metric = metric_of(name)
@@ -100,9 +100,14 @@ def overview_markdown(rows: Sequence[TableRow], systems: Sequence[str]) -> list[
         "### All together\n",
         f"| model | variant | {' | '.join(titles)} |",
         f"| --- | --- |{' --- |' * len(titles)}",
-        *(f"| {' | '.join(line)} |" for line in lines),
+        *(f"| {' | '.join(map(one_line, line))} |" for line in lines),
         "",
     ]
+
+
+def one_line(text: str) -> str:
+    """A text from a person as a cell of a Markdown table, which neither a bar nor a line break may end."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def heading(model: str, systems: Sequence[str], system: int) -> str:
@@ -140,14 +145,14 @@ def compared_markdown(rows: Sequence[ComparedRow], names: tuple[str, str], syste
     """Two runs side by side, a figure a line; one table a model and system prompt."""
     lines = []
     for over, part in compared_parts(rows, systems).items():
-        lines += [f"### {over}\n"] if over else []
-        lines.append(f"| variant | figure | {names[0]} | {names[1]} | difference | p |")
+        lines += [f"### {one_line(over)}\n"] if over else []
+        lines.append(f"| variant | figure | {one_line(names[0])} | {one_line(names[1])} | difference | p |")
         lines.append("| --- | --- | --- | --- | --- | --- |")
         for row in part:
             metric = metric_of(row.metric)
             cells = [words(figure, metric.form) for figure in (row.first, row.second, row.difference)]
             p = "–" if row.p is None else f"{row.p:.3f}"
-            lines.append(f"| {row.variant} | {metric.title} | {' | '.join(cells)} | {p} |")
+            lines.append(f"| {one_line(row.variant)} | {metric.title} | {' | '.join(cells)} | {p} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -98,6 +98,24 @@ def run_tasks(
     ]
 
 
+def require_tasks(tasks: Sequence[str | Path], include_path: str | Path | None = None) -> None:
+    """Say at once, before anything long is measured, whether tasks can be run; their data is not asked for yet.
+
+    Raises:
+        SteeringError: if lm-eval is not there, or does not know one.
+    """
+    manager = _manager(tasks, include_path)
+    for task in tasks:
+        if str(task) not in manager.task_index and not Path(task).is_file():
+            raise _unknown_task(str(task))
+
+
+def _unknown_task(name: str) -> SteeringError:
+    return SteeringError(
+        f"lm-eval knows no task “{name}”. Check its name, or give its YAML file or the folder it lies in."
+    )
+
+
 def _manager(tasks: Sequence[str | Path], include_path: str | Path | None) -> Any:
     """What finds the tasks; of lm-eval's own, whose thousands take seconds to list, only if one may be meant."""
     try:
@@ -121,9 +139,7 @@ def _loaded(manager: Any, name: str, num_fewshot: int | None) -> dict[str, Any]:
         except KeyError as error:
             if "not a registered" not in str(error):  # but something is missing within one that is known
                 raise
-            raise SteeringError(
-                f"lm-eval knows no task “{name}”. Check its name, or give its YAML file or the folder it lies in."
-            ) from error
+            raise _unknown_task(name) from error
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
         if own is None or (num_fewshot is not None and own != 0):  # 0 is a task's own decision

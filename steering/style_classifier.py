@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from steering.contrast import ContrastSet
 from steering.errors import ContrastSetError
 from steering.figures import Figure, auroc, bootstrapped, wilson
 
-__all__ = ["HeldOut", "StyleClassifier"]
+__all__ = ["HeldOut", "StyleClassifier", "ai_style"]
 
 CHARACTERS = (2, 5)  # in an n-gram: the ends of words, short words, marks of lists
 INVERSE_PENALTY = 10.0  # C of the regression; texts are unit vectors, so that C = 1 leaves every score near the middle
@@ -108,6 +109,13 @@ class StyleClassifier:
             longer=longer,
             n=len(positive) + len(negative),
         )
+
+
+@cache
+def ai_style() -> StyleClassifier:
+    """The classifier that the preset “sounds like AI” teaches, learned from its training side at the first use."""
+    train, _ = ContrastSet.load("sounds-like-ai").split(seed=0)
+    return StyleClassifier.fit(train)
 
 
 def _responses(data: ContrastSet) -> tuple[list[str], list[str]]:

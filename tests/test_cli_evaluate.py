@@ -187,6 +187,7 @@ def test_a_local_task_of_lm_eval(run: Run, tmp_path: Path) -> None:
         (["--coefficient", "nan"], "cannot be turned up by nan"),
         (["--repetition-penalty", "nan"], "The repetition penalty must lie"),
         (["--model", "a/one", "b/one", "--direction", "a", "b"], "Two models are called “one”"),
+        (["--tasks", "no-such-task"], "lm-eval knows no task “no-such-task”"),
         (["--n", "1"], "There is a single harmful prompt"),
         (["--n", "0"], "A sample of 0 prompts holds nothing"),
         (["--text", "/nowhere/text.txt"], "cannot be read"),

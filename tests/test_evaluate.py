@@ -35,6 +35,7 @@ from steering.generation import stream_side_by_side
 from steering.interventions import Variant
 from steering.models import ChatModel, load_model
 from steering.reply_logits import GivenReply, reply_log_probabilities
+from steering.style_classifier import ai_style
 from steering.style_markers import count_markers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +95,7 @@ def test_the_figures_are_those_of_the_replies(records: list[dict[str, Any]], tin
         [cost] = reply_log_probabilities(model, [GivenReply(prompt, base.token_ids[0], variant)])
         assert found["ce"] == pytest.approx(-float(cost.mean()), abs=1e-4)
         assert found["style"] == count_markers(last.answers[0]).per_100_words
+        assert found["reads_as_ai"] == pytest.approx(float(ai_style().scores([last.answers[0]])[0]))
         assert found["tokens"] == len(last.token_ids[0])
         assert found["kl"] > 0
     plain = of(records, "harmless", "baseline")[1]
@@ -426,3 +428,12 @@ def test_killed_five_times_it_ends_as_if_it_had_not_been(command: Callable[[Path
     tables = [json.loads((folder / "table.json").read_text(encoding="utf-8")) for folder in (straight, killed)]
     assert tables[0]["rows"] == tables[1]["rows"]
     assert all(math.isfinite(row["value"]) for row in tables[0]["rows"] if row["value"] is not None)
+
+
+def test_what_a_person_wrote_stays_within_its_cell(records: list[dict[str, Any]]) -> None:
+    rows = table([one | {"system": place} for place in (0, 1) for one in records if one["side"] == "harmless"])
+    text = markdown(rows, {"systems": ["", "Be | brief.\n\nAlways."]})
+    [line] = [line for line in text.splitlines() if line.startswith("### qwen2, system prompt")]
+    assert line == "### qwen2, system prompt “Be \\| brief. Always.”"
+    first = next(line for line in text.splitlines() if line.startswith("| qwen2, system prompt"))
+    assert first.replace("\\|", "").count("|") == text.splitlines()[2].count("|")

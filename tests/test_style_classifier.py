@@ -12,7 +12,7 @@ from steering.calibration import EVERYDAY
 from steering.contrast import ContrastSet, Example, preset_card, preset_names
 from steering.errors import ContrastSetError
 from steering.near_duplicates import near_duplicates
-from steering.style_classifier import POSITIVE_FROM, StyleClassifier
+from steering.style_classifier import POSITIVE_FROM, StyleClassifier, ai_style
 
 PROMPTS = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "held_out_prompts.txt"
 SIDES = ("positive", "negative")
@@ -127,3 +127,9 @@ def test_the_held_out_prompts_are_new() -> None:
 def test_a_prompt_that_is_not_new_would_be_found() -> None:
     prompts = ["How does a thermos keep soup hot?", "How do you cut an onion without crying?"]
     assert repeats([*prompts, "Why does a thermos keep soup hot?"]) == [prompts[1], "Why does a thermos keep soup hot?"]
+
+
+def test_the_classifier_of_the_preset_tells_its_held_out_side() -> None:
+    _, held_out = ContrastSet.load("sounds-like-ai").split(seed=0)
+    assert ai_style() is ai_style()
+    assert ai_style().held_out(held_out).auroc.value > 0.8
