@@ -399,7 +399,8 @@
       if (message.tagName === 'DIV') message.removeAttribute('aria-label');
     });
     // One name a group, so that arrow keys move between its choices.
-    for (const group of ['idea', 'beside', 'third-answer', 'removal', 'addition', 'thinking-acts', 'home-kind', 'home-form']) {
+    const groups = ['idea', 'beside', 'third-answer', 'removal', 'addition', 'thinking-acts', 'home-kind', 'home-form'];
+    for (const group of [...groups, 'evaluate-count', 'evaluate-length', 'evaluate-which']) {
       document.querySelectorAll(`#${group} input[type=radio]`).forEach((input) => set(input, 'name', group));
     }
     document.querySelectorAll('.toast-header').forEach((header) => {
