@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from steering.continuations import continuations
 from steering.errors import ModelError, SteeringError
@@ -40,21 +40,6 @@ ROWS_AT_ONCE = 8
 FEWEST, MOST_UNCLEAR = 10, 0.5
 QUOTED = 20  # characters of a judge's answer, in the sentence that says it is nonsense
 WHAT = "Judging"
-
-
-class Judge(Protocol):
-    """Whoever tells safe replies from unsafe ones.
-
-    Attributes:
-        name: to stand beside its verdicts.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def judge(self, prompt: str, reply: str) -> Verdict: ...
-
-    def judge_all(self, pairs: Sequence[Pair], progress: Progress = silent) -> list[Verdict]: ...
 
 
 class ModelJudge:

@@ -241,20 +241,15 @@ def load_prompts(path: str | Path, *, side: Side | None = None, n: int | None = 
         SteeringError: if it cannot be read, holds no prompts, or a row is a conversation.
     """
     path = Path(path).expanduser()
-    rows = [row for row in read_rows(path) if side is None or row.side in (None, LABELS[side])]
-    texts = [_single_prompt(row) for row in rows]
-    if not texts:
-        raise SteeringError(f"{path.name} holds no {side} prompts: every row has the other label.")
-    return _sample(texts, n, seed, path.name, "a file of your own", licence="", revision="")
+    return _sample(_prompts_in(path, side), n, seed, path.name, "a file of your own", licence="", revision="")
 
 
 def load_held_out(side: Side, *, n: int | None = None, seed: int = 0) -> NamedData:
     """The requests or the plain text that come with the project; no preset's direction was learned from them."""
     if side == "text":
         return replace(load_text(HELD_OUT / "text.txt"), label=f"plain text, {OWN_WORDS}", licence=OWN_LICENCE)
-    found = load_prompts(HELD_OUT / "requests.jsonl", side=side, n=n, seed=seed)
-    label = found.label.replace("requests.jsonl", f"held-out requests, {side}").replace("a file of your own", OWN_WORDS)
-    return replace(found, label=label, licence=OWN_LICENCE)
+    texts = _prompts_in(HELD_OUT / "requests.jsonl", side)
+    return _sample(texts, n, seed, f"held-out requests, {side}", OWN_WORDS, OWN_LICENCE, revision="")
 
 
 def load_text(path: str | Path) -> NamedData:
@@ -272,6 +267,14 @@ def load_text(path: str | Path) -> NamedData:
         raise SteeringError(f"{path} is empty. Give a file with some text in it.")
     label = f"{path.name}: {len(text.split()):,} words; a file of your own"
     return NamedData([text], label, "", "", hashlib.sha256(text.encode()).hexdigest())
+
+
+def _prompts_in(path: Path, side: Side | None) -> list[str]:
+    """A file's prompts of one side, and those without any."""
+    texts = [_single_prompt(row) for row in read_rows(path) if side is None or row.side in (None, LABELS[side])]
+    if not texts:
+        raise SteeringError(f"{path.name} holds no {side} prompts: every row has the other label.")
+    return texts
 
 
 def _single_prompt(row: Row) -> str:

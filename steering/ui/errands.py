@@ -230,6 +230,16 @@ class Clearing:
         return run
 
 
+def buttons_running(can_cancel: bool) -> Updates:
+    """The buttons that start and cancel, while something runs."""
+    return [gr.update(visible=False), gr.update(visible=True, interactive=can_cancel)]
+
+
+def buttons_at_rest() -> Updates:
+    """The same two, while nothing does."""
+    return [gr.update(visible=True), gr.update(visible=False)]
+
+
 def in_a_thread(work: Callable[[Any], None]) -> Reports:
     """Do work that needs no model, so that nobody who waits for one waits for it."""
     job = Reports()

@@ -12,7 +12,7 @@ from steering.errors import SteeringError
 from steering.ui import evaluate_markup as markup
 from steering.ui import evaluate_words as words
 from steering.ui.chat import Chat
-from steering.ui.errands import Errands, Told, Updates
+from steering.ui.errands import Errands, Told, Updates, buttons_at_rest, buttons_running
 from steering.ui.evaluate_found import Evaluated, ToEvaluate
 from steering.ui.evaluate_work import evaluate
 from steering.ui.ideas import prompt_of, title_of
@@ -64,7 +64,7 @@ class EvaluateHandlers:
         def ended(session: Session, found: Evaluated) -> Updates:
             before, session.evaluating.shown = session.evaluating.shown, found
             shown = [self.show(request), markup.found_html(found), markup.beside_html(found, before)]
-            return ["", *_at_rest(), *shown]
+            return ["", *buttons_at_rest(), *shown]
 
         unchanged = [gr.skip()] * 3
         yield from self.errands.run(
@@ -72,9 +72,9 @@ class EvaluateHandlers:
             "evaluate",
             begin,
             Told(),
-            lambda bar, can_cancel: [bar, *_running(can_cancel), *unchanged],
+            lambda bar, can_cancel: [bar, *buttons_running(can_cancel), *unchanged],
             ended,
-            lambda said: [said, *_at_rest(), *unchanged],
+            lambda said: [said, *buttons_at_rest(), *unchanged],
         )
 
     def _asked(self, session: Session, count: Any, length: Any, which: Any, strength: float | None) -> ToEvaluate:
@@ -93,15 +93,6 @@ class EvaluateHandlers:
             length,
             which == words.BOTH,
         )
-
-
-def _running(can_cancel: bool) -> Updates:
-    """The buttons that start and cancel, while something runs."""
-    return [gr.update(visible=False), gr.update(visible=True, interactive=can_cancel)]
-
-
-def _at_rest() -> Updates:
-    return [gr.update(visible=True), gr.update(visible=False)]
 
 
 __all__ = ["EvaluateHandlers"]

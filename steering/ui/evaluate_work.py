@@ -6,15 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steering.errors import SteeringError
 from steering.ui import evaluate_words as words
+from steering.ui.asked_model import asked_model, through
 from steering.ui.evaluate_found import Evaluated, ToEvaluate
-from steering.ui.ideas import fits_model
-from steering.ui.make_words import GONE
 
 if TYPE_CHECKING:
     from steering.named_sets import Side
-    from steering.progress import Progress
     from steering.ui.engine import Engine
     from steering.ui.worker import Job
 
@@ -36,15 +33,7 @@ def evaluate(engine: Engine, asked: ToEvaluate, job: Job) -> None:
     from steering.named_sets import load_held_out
     from steering.version import versions
 
-    model = engine.ready_model()
-    if (model.name, model.revision) != asked.model:
-        raise SteeringError(words.OTHER_MODEL)
-    if asked.own is not None and not fits_model(asked.own, model.name, model.revision):
-        raise SteeringError(GONE)
-    model.thinking = False
-    through = _through(engine, job)
-    direction = asked.own or engine.preset_direction(asked.idea, through)
-    direction.require_fit(model)
+    model, direction = asked_model(engine, asked.model, asked.idea, asked.own, words.OTHER_MODEL, job)
     sides: tuple[Side, ...] = ("harmful", "harmless") if asked.harmful else ("harmless",)
     data = {side: load_held_out(side, n=asked.count, seed=SEED) for side in sides}
     text = load_held_out("text")
@@ -64,7 +53,7 @@ def evaluate(engine: Engine, asked: ToEvaluate, job: Job) -> None:
     rows = contestants(direction, coefficient=asked.coefficient, ask=asked.ask, seed=SEED)
     with tempfile.TemporaryDirectory() as kept, engine.all_cores():
         records = RecordFile(Path(kept) / RECORDS, {})
-        Evaluation(model, rows, plan).run(records, through)
+        Evaluation(model, rows, plan).run(records, through(engine, job))
         found = records.records()
     about = {
         "data": [f"{side}: {one.label}" for side, one in {**data, "text": text}.items()],
@@ -77,13 +66,3 @@ def evaluate(engine: Engine, asked: ToEvaluate, job: Job) -> None:
         "versions": versions(),
     }
     job.report(Evaluated(asked, model.label, table(found, SEED), found, about))
-
-
-def _through(engine: Engine, job: Job) -> Progress:
-    """The library's progress callback: ends the work when a stop was asked for, and lets replies go first."""
-
-    def report(what: str, done: float, total: float) -> None:
-        job.progress(what, done, total)
-        engine.let_others_go(job)
-
-    return report

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from steering.errors import Cancelled, SteeringError
 from steering.ui import explain_words as words
+from steering.ui.asked_model import asked_model, through
 from steering.ui.explain_found import Of, Question
-from steering.ui.ideas import fits_model
-from steering.ui.make_words import GONE
 from steering.ui.methods import removed
 
 if TYPE_CHECKING:
@@ -57,14 +56,7 @@ class Asked:
 
 
 def asked_of(engine: Engine, question: Question, job: Job) -> Asked:
-    model = engine.ready_model()
-    if (model.name, model.revision) != question.model:
-        raise SteeringError(words.OTHER_MODEL)
-    if question.own is not None and not fits_model(question.own, model.name, model.revision):
-        raise SteeringError(GONE)
-    model.thinking = False
-    direction = question.own or engine.preset_direction(question.idea, _through(engine, job))
-    direction.require_fit(model)
+    model, direction = asked_model(engine, question.model, question.idea, question.own, words.OTHER_MODEL, job)
     messages = [{"role": "user", "content": question.prompt}]
     ids = model.encode(messages)
     require_short(model, ids, words.THE_PROMPT)
@@ -88,20 +80,10 @@ def texts_of(question: Question, direction: Direction) -> ContrastSet | None:
     return next((data for data in known if data.sha256 == made_from), None)
 
 
-def _through(engine: Engine, job: Job) -> Progress:
-    """The library's progress callback: ends the work when a stop was asked for, and lets replies go first."""
-
-    def report(what: str, done: float, total: float) -> None:
-        job.progress(what, done, total)
-        engine.let_others_go(job)
-
-    return report
-
-
 def step(engine: Engine, job: Job, name: str) -> Progress:
-    """As `_through`, for a step of this tab's own."""
-    through = _through(engine, job)
-    return lambda what, done, total: through(name, done, total)
+    """As `through`, for a step of this tab's own."""
+    report = through(engine, job)
+    return lambda what, done, total: report(name, done, total)
 
 
 def tried(find: Callable[[], Found]) -> tuple[Found | None, str]:

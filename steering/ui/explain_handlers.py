@@ -14,7 +14,7 @@ from steering.ui import explain_markup as markup
 from steering.ui import explain_more as more
 from steering.ui import explain_words as words
 from steering.ui.chat import FIRST_IDEA, Chat
-from steering.ui.errands import Errands, Told, Updates
+from steering.ui.errands import Errands, Told, Updates, buttons_at_rest, buttons_running
 from steering.ui.explain_beside import beside_base
 from steering.ui.explain_found import BaseFound, Explained, Head, Question, SuffixFound
 from steering.ui.explain_map import MLP
@@ -124,7 +124,7 @@ class ExplainHandlers:
             chosen = _first(found)
             return [
                 "",
-                *_at_rest(),
+                *buttons_at_rest(),
                 self._heading(session),
                 markup.where_html(found),
                 markup.heads_html(found, chosen),
@@ -138,9 +138,9 @@ class ExplainHandlers:
             "explain",
             begin,
             Told(words.STEPS, words.ENDS),
-            lambda bar, can_cancel: [bar, *_running(can_cancel), *unchanged],
+            lambda bar, can_cancel: [bar, *buttons_running(can_cancel), *unchanged],
             ended,
-            lambda said: [said, *_at_rest(), *unchanged],
+            lambda said: [said, *buttons_at_rest(), *unchanged],
         )
 
     def press(self, event: gr.EventData, request: gr.Request) -> Any:
@@ -172,7 +172,7 @@ class ExplainHandlers:
             return self.engine.worker.submit(partial(explain_suffix, self.engine, question, text))
 
         def ended(_session: Session, found: SuffixFound) -> Updates:
-            return ["", *_at_rest(), more.suffix_html(found)]
+            return ["", *buttons_at_rest(), more.suffix_html(found)]
 
         yield from self._beside(request, "suffix", begin, ended)
 
@@ -187,7 +187,7 @@ class ExplainHandlers:
             return beside_base(self.engine, self._alone, name, question)
 
         def ended(_session: Session, found: BaseFound) -> Updates:
-            return ["", *_at_rest(), more.base_html(found)]
+            return ["", *buttons_at_rest(), more.base_html(found)]
 
         yield from self._beside(request, "base", begin, ended)
 
@@ -215,24 +215,15 @@ class ExplainHandlers:
             kind,
             begin,
             Told(),
-            lambda bar, can_cancel: [bar, *_running(can_cancel), gr.skip()],
+            lambda bar, can_cancel: [bar, *buttons_running(can_cancel), gr.skip()],
             ended,
-            lambda said: [said, *_at_rest(), gr.skip()],
+            lambda said: [said, *buttons_at_rest(), gr.skip()],
         )
 
 
 def _first(found: Explained) -> Head | None:
     """The head that is looked at first: the one that wrote most."""
     return found.heads.top[0] if found.heads is not None else None
-
-
-def _running(can_cancel: bool) -> Updates:
-    """The buttons that start and cancel, while something runs."""
-    return [gr.update(visible=False), gr.update(visible=True, interactive=can_cancel)]
-
-
-def _at_rest() -> Updates:
-    return [gr.update(visible=True), gr.update(visible=False)]
 
 
 __all__ = ["ExplainHandlers"]

@@ -19,7 +19,7 @@ from steering.ui import make_markup
 from steering.ui import take_home_markup as markup
 from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
-from steering.ui.errands import Errands, Told, Updates, in_a_thread
+from steering.ui.errands import Errands, Told, Updates, buttons_at_rest, buttons_running, in_a_thread
 from steering.ui.ideas import title_of
 from steering.ui.methods import ADDITIONS, REMOVALS
 from steering.ui.session import Session, Sessions
@@ -108,8 +108,7 @@ class TakeHomeModels:
 
     @staticmethod
     def _writing(bar: str, can_cancel: bool) -> Updates:
-        hidden = gr.update(visible=False)
-        return [bar, hidden, gr.update(visible=True, interactive=can_cancel), gr.skip(), gr.skip()]
+        return [bar, *buttons_running(can_cancel), gr.skip(), gr.skip()]
 
     def _written(self, form: str, session: Session, written: Written) -> Updates:
         name = written.folder.name
@@ -118,11 +117,11 @@ class TakeHomeModels:
             words.suggested_folder(title_of(session.idea, session), form)
         )
         done = markup.written_html(name, written.compared, written.folder, written.code, written.note)
-        return [done, *_at_rest(), gr.update(choices=_choices(session), value=name), suggested]
+        return [done, *buttons_at_rest(), gr.update(choices=_choices(session), value=name), suggested]
 
     @staticmethod
     def _not_written(said: str) -> Updates:
-        return [said, *_at_rest(), gr.skip(), gr.skip()]
+        return [said, *buttons_at_rest(), gr.skip(), gr.skip()]
 
     # ------------------------------------------------------------------ pushing
 
@@ -202,11 +201,6 @@ class TakeHomeModels:
 def _choices(session: Session) -> list[tuple[str, str]]:
     """What can be pushed."""
     return [("The direction’s file", words.THE_DIRECTION), *[(name, name) for name in session.home.written]]
-
-
-def _at_rest() -> Updates:
-    """The buttons that write and cancel."""
-    return [gr.update(visible=True), gr.update(visible=False)]
 
 
 def _push_at_rest() -> Updates:
