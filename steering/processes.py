@@ -98,7 +98,8 @@ class Processes:
         self._watched = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE))
         self._pids = self.states(os.getpid())
         self._over = threading.Event()
-        if self.leads and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        self._missed = threading.Event()
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._asked_to_end)
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
@@ -253,8 +254,12 @@ class Processes:
         return isinstance(error, RuntimeError) and any(name in str(error) for name in _CONNECTIONS)
 
     def _asked_to_end(self, number: int, frame: object) -> None:
-        """torchrun ends all processes when one has ended, mostly before the watch has seen that it has."""
-        self._over.wait(2 * BEAT)
+        """torchrun ends all processes when one has ended, mostly before the watch has seen that it has.
+
+        The watch is given the time to see it, and then to end this process with its sentence.
+        """
+        if not self._over.wait(2 * BEAT) and self._missed.is_set():
+            self._over.wait(2 * GOODBYE)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -270,6 +275,7 @@ class Processes:
             try:
                 dist.barrier(group=self._watched)
             except RuntimeError:
+                self._missed.set()
                 # At the end of all work one process goes before the other, which may hear of it a moment later.
                 if self._over.wait(GOODBYE):
                     return

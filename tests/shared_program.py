@@ -122,15 +122,15 @@ def main(how: str, folder: str, out: str) -> int:
         follow_nothing(processes)
         return 0
     if not processes.leads:
-        if how in ("dies", "stands"):
-            threading.Timer(2, go, (how, out)).start()
+        if how in ("dies", "dies later", "stands"):
+            threading.Timer(2, go, (how, out, processes)).start()
         follow(model, processes, whole=whole)
         return 0
-    if how == "leader dies":
-        threading.Timer(2, go, (how, out)).start()
+    if how in ("leader dies", "leader dies later"):
+        threading.Timer(2, go, (how, out, processes)).start()
     if how == "fails":
         threading.Timer(2, fail_next, (model, out)).start()
-    while how in ("dies", "stands", "leader dies", "fails"):
+    while how not in ("tensor", "data"):
         chat(model)
     Path(out).write_text(json.dumps(everything(model)))
     processes.end()
@@ -141,8 +141,12 @@ def cannot(*_: Any, **__: Any) -> ChatModel:
     raise ModelError("This model needs 9.0 GB of memory.")
 
 
-def go(how: str, out: str) -> None:
+def go(how: str, out: str, processes: Processes) -> None:
     Path(out).write_text(str(time.time()))
+    if how.endswith("later"):
+        # As where torchrun is quicker than the connection, which ends when this one does.
+        os.kill(processes._pids[1 - processes.rank], signal.SIGTERM)
+        time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGSTOP if how == "stands" else signal.SIGKILL)
 
 

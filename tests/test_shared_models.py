@@ -102,7 +102,15 @@ NO_MEMORY = "Memory ran out in the middle of a step that all processes share"
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"), [("dies", LOST), ("leader dies", LOST), ("stands", LOST), ("fails", NO_MEMORY)]
+    ("how", "sentence"),
+    [
+        ("dies", LOST),
+        ("dies later", LOST),
+        ("leader dies", LOST),
+        ("leader dies later", LOST),
+        ("stands", LOST),
+        ("fails", NO_MEMORY),
+    ],
 )
 def test_a_process_that_is_gone_or_stands_still_ends_the_run_with_a_sentence(
     how: str, sentence: str, family_folder: Callable[[str], Path], tmp_path: Path
