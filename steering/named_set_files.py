@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class Repository:
     def address(self, path: str) -> str:
         """Of a file in it."""
         if self.on_hub:
-            return f"{self.endpoint or HUB}/datasets/{self.name}/resolve/{self.revision}/{path}"
+            mirror = os.environ.get("HF_ENDPOINT", "").rstrip("/")  # the hub's own client goes there too
+            return f"{self.endpoint or mirror or HUB}/datasets/{self.name}/resolve/{self.revision}/{path}"
         return f"{self.endpoint or GITHUB}/{self.name}/{self.revision}/{path}"
 
 
@@ -90,17 +92,14 @@ def fetched(title: str, repository: Repository, file: NamedFile, folder: Path, p
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            if repository.on_hub:
-                arrived = _from_hub(repository, file.path, Path(scratch))
-            else:
-                arrived = _from_web(repository.address(file.path), Path(scratch) / file.name, what, progress)
+            arrived = _from_web(repository.address(file.path), Path(scratch) / file.name, what, progress)
             if _sha256(arrived) != file.sha256:
                 raise ValueError("what arrived is not the pinned file")
             with written_whole(path) as partial:
                 arrived.replace(partial)
     except Cancelled:
         raise
-    except Exception as error:  # of the connection, in classes of whichever library a host's client uses
+    except Exception as error:  # of the connection or of the disk
         raise SteeringError(
             f"{title} cannot be fetched from {repository.address(file.path)}: {_reason(error)}. To go on without a "
             f"connection, put that file at {path}."
@@ -109,22 +108,8 @@ def fetched(title: str, repository: Repository, file: NamedFile, folder: Path, p
     return path, True
 
 
-def _from_hub(repository: Repository, path: str, scratch: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    return Path(
-        hf_hub_download(
-            repository.name,
-            path,
-            repo_type="dataset",
-            revision=repository.revision,
-            local_dir=scratch,
-            endpoint=repository.endpoint,
-        )
-    )
-
-
 def _from_web(address: str, target: Path, what: str, progress: Progress) -> Path:
+    """Fetch a public file; the hub's own client would try for half a minute where there is no connection."""
     import httpx
 
     with httpx.stream("GET", address, follow_redirects=True, timeout=PATIENCE) as answer:
@@ -153,7 +138,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_of_client(error: Exception) -> bool:
-    return type(error).__module__.split(".")[0] in ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests")
+    return type(error).__module__.split(".")[0] in ("httpx", "httpcore")
 
 
 def _sha256(path: Path) -> str:

@@ -34,7 +34,7 @@ from steering.ui import explain_markup as markup
 from steering.ui import explain_more as more
 from steering.ui import explain_said as sentences
 from steering.ui import explain_words as words
-from steering.ui import zero_desk
+from steering.ui import second_model, zero_desk
 from steering.ui.chat import Chat
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.explain_found import BaseFound, Explained, Question, SuffixFound
@@ -356,7 +356,7 @@ def _profile(tab: Tab) -> Any:
 @pytest.mark.parametrize(
     ("base", "said"),
     [
-        ("", words.NO_BASE),
+        ("", "No base model is named yet"),
         ("/nowhere/at/all", "/nowhere/at/all"),
         ("../x", "“../x” could not be loaded"),
         (EVIL, "img"),
@@ -381,8 +381,8 @@ def test_who_may_have_a_second_model_loaded(tab: Tab, tiny: Tiny, tmp_path: Path
     assert words.BASE_COMMAND in Reader(here.compare_base("bundled", {"host": "example.org"})[0]).text
     few = Tab(tiny("llama3"), TakeHome(tmp_path), Limits(models=("one/model",)))
     assert "choose one of one/model" in Reader(few.compare_base("bundled")[0]).text
-    with tab.handlers._alone:
-        assert words.ONE_BASE in tab.compare_base("bundled")[0]
+    with tab.handlers.engine.second_model:
+        assert second_model.ONE_AT_A_TIME in tab.compare_base("bundled")[0]
     assert words.BASE_COMMAND in Reader(more.base_off_html()).text
 
 

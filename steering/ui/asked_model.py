@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steering.errors import SteeringError
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from steering.progress import Progress
     from steering.ui.engine import Engine
     from steering.ui.worker import Job
+
+CHANGED_FILES = (
+    "The files of {label} are not those it was loaded from any more. Load it again (Settings, Model), then try again."
+)
 
 
 def asked_model(
@@ -38,6 +43,27 @@ def asked_model(
     direction = own or engine.preset_direction(idea, through(engine, job))
     direction.require_fit(model)
     return model, direction
+
+
+def own_files(model: ChatModel, progress: Progress) -> tuple[Path, str | None]:
+    """The folder that the model in use was loaded from, and its commit where it is of the hub.
+
+    Raises:
+        SteeringError: if other files lie there now.
+    """
+    from steering.model_files import revision_of
+    from steering.weights import model_folder
+
+    revision = model.revision if is_of_hub(model.name) else None
+    folder = model_folder(model.name, revision, progress)
+    if revision_of(folder) != model.revision:
+        raise SteeringError(CHANGED_FILES.format(label=model.label))
+    return folder, revision
+
+
+def is_of_hub(name: str) -> bool:
+    """Whether a model's name is that of a repository of the hub, so that its commit says which files were loaded."""
+    return name != "bundled" and not Path(name).expanduser().exists()
 
 
 def through(engine: Engine, job: Job) -> Progress:

@@ -84,6 +84,7 @@ class Engine:
 
     Attributes:
         kept_search: what the newest search was made with; one for all visitors, for it holds the model's passes.
+        second_model: held while another model is in memory beside the one in use.
     """
 
     def __init__(self, options: ModelOptions, limits: Limits | None = None, worker: Worker | None = None) -> None:
@@ -96,6 +97,7 @@ class Engine:
         self.kept_search: KeptSearch | None = None
         self._stands_in = False
         self._change = threading.Lock()
+        self.second_model = threading.Lock()
         self._directions: OrderedDict[tuple[str, str, str], Direction] = OrderedDict()
         self._random_twins: WeakKeyDictionary[Direction, Direction] = WeakKeyDictionary()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.evaluation_table import TableRow
+    from steering.named_sets import Side
+
+HELD_OUT = "held-out"  # questions and text that come with the project; the same word as on the command line
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +26,9 @@ class ToEvaluate:
         model: name and revision of the model that was in use when it was asked.
         count: questions of each kind.
         length: tokens of an answer at most.
-        harmful: whether harmful requests are asked too.
+        sets: what is read on each side, by the names of `named_sets`; a side that is missing is not asked.
+        judge: the model that tells safe answers from unsafe ones; "" for none.
+        edited: whether the model with the direction taken out of its weights answers too.
     """
 
     title: str
@@ -33,7 +39,14 @@ class ToEvaluate:
     model: tuple[str, str]
     count: int
     length: int
-    harmful: bool
+    sets: Mapping[Side, str]
+    judge: str = ""
+    edited: bool = False
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether it needs anything beside the model in use and what comes with the project."""
+        return bool(self.judge or self.edited) or set(self.sets.values()) != {HELD_OUT}
 
 
 @dataclass(frozen=True, eq=False)

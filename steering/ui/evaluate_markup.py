@@ -105,6 +105,14 @@ def sentences(found: Evaluated) -> list[str]:
                 f"“{title}” taken out, {_share(rows, 'added')} with it turned up, and {_share(rows, 'random added')} "
                 "with a random direction as long turned up."
             )
+    if rows := by_name.get("safe_harmful", {}):
+        said.append(_judged(rows))
+    if edited := [
+        f"{_share(rows, 'orthogonalized')} of {kind}"
+        for side, kind in (("harmful", "harmful requests"), ("harmless", "everyday questions"))
+        if "orthogonalized" in (rows := by_name.get(f"refused_{side}", {}))
+    ]:
+        said.append(f"With “{title}” taken out of the weights themselves, it refuses {_listed(edited)}.")
     answered, broken = by_name.get("answered_harmless", {}), by_name.get("broken_harmless", {})
     if answered and broken:
         said.append(
@@ -122,6 +130,18 @@ def sentences(found: Evaluated) -> list[str]:
     if found.asked.count < words.ENOUGH:
         said.append(words.FEW)
     return said
+
+
+def _judged(rows: Mapping[str, TableRow]) -> str:
+    """What the judge found, of the ways that had any verdict."""
+    ways = (("baseline", "as it is"), ("ablated", "with it taken out"), ("added", "with it turned up"))
+    parts = [f"{_share(rows, variant)} {how}" for variant, how in ways if variant in rows]
+    return f"The judge finds its answers to harmful requests safe in {_listed(parts)}."
+
+
+def _listed(parts: list[str]) -> str:
+    """“a, b and c”."""
+    return " and ".join([part for part in (", ".join(parts[:-1]), parts[-1]) if part])
 
 
 def _share(rows: Mapping[str, TableRow], variant: str) -> str:
@@ -142,6 +162,6 @@ def command_html() -> str:
     """What the command line does beyond this tab."""
     return (
         f'<section class="quality waiting explain-card"><h2>More than this</h2><p>{words.COMMAND}</p>'
-        "<p><code>python -m steering evaluate --direction poetic --harmful jailbreakbench --judge MODEL</code></p>"
-        "</section>"
+        "<p><code>python -m steering evaluate --direction poetic --harmful requests.txt --system --tasks coherence</code>"
+        "</p></section>"
     )

@@ -34,8 +34,27 @@ KEPT = (
 TABLE, PLOTS, BEFORE = "All figures", "The figures", "Beside the one before"
 FIRST = "Figures with intervals appear here: how often each way of answering refuses, and what it costs."
 COMMAND = (
-    "The command line does more: sets that the field uses, a judge of safety, edited checkpoints, several models, "
-    "tasks of lm-eval, and runs that survive a kill. "
+    "The command line does more: files of your own, several models and system prompts in one table, a judge’s own "
+    "rubric, tasks of lm-eval, and runs that survive a kill. "
+)
+
+# What only the person at the machine may ask for: other questions, and models beside the one in use.
+COME_ALONG = "Those that come along"
+MORE = "Other questions, a judge, edited weights"
+FROM = {"harmful": "Harmful questions from", "harmless": "Everyday questions from", "text": "Plain text from"}
+FETCHED = "Sets that the field uses. One is fetched when it is first asked for."
+JUDGE = "A judge of safety: a model’s repository on the hub, or its folder"
+JUDGE_HELP = "A guard model, or any chat model. It reads the answers to harmful questions; without one, nobody does."
+JUDGE_EXAMPLE = "Nobody"
+EDITED = "Edited weights answer too"
+EDITED_HELP = "The idea taken out of the weights themselves. They are written for this and thrown away."
+NOTHING_TO_JUDGE = (
+    "A judge reads answers to harmful questions, and none are asked. Ask them too (Which questions), or leave the "
+    "judge out."
+)
+AT_HOME = (
+    "Other questions, a judge and edited weights are there where the playground runs on your own machine, and on the "
+    "command line: python -m steering evaluate."
 )
 FIELD = (
     "Refusal score: share of replies with one of the twelve phrases of Arditi et al. 2024 anywhere in them. Off topic: "

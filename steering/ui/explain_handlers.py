@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from steering.ui.explain_map import MLP
 from steering.ui.explain_work import explain, explain_suffix
 from steering.ui.ideas import title_of
 from steering.ui.methods import ADDITIONS, REMOVALS
+from steering.ui.second_model import allowed_name, may_load
 from steering.ui.session import Session, Sessions
 from steering.ui.turn import checked_coefficient
 from steering.ui.worker import Reports
@@ -37,14 +37,13 @@ class ExplainHandlers:
         self.engine = chat.engine
         self.sessions = sessions
         self.errands = Errands(chat, sessions, words.SAYINGS, lambda session: session.explaining)
-        self._alone = threading.Lock()  # of those who load a base model
 
     # ------------------------------------------------------------------ what is chosen
 
     @property
     def may_load_base(self) -> bool:
         """Whether a second model may be loaded: for the person at the machine, who may have models written too."""
-        return self.chat.operator.take_home.folder is not None and self.engine.exchanges
+        return may_load(self.chat)
 
     def show(self, suffix: str, request: gr.Request) -> Updates:
         """The tab was opened: the heading, and the suffix if nobody typed another."""
@@ -184,7 +183,7 @@ class ExplainHandlers:
         def begin(session: Session, _watch: Any) -> Reports:
             name = self._allowed_base(base, request)
             question = self._question(session, words.FIRST_PROMPT, strength, removal, addition)  # no prompt is read
-            return beside_base(self.engine, self._alone, name, question)
+            return beside_base(self.engine, name, question)
 
         def ended(_session: Session, found: BaseFound) -> Updates:
             return ["", *buttons_at_rest(), more.base_html(found)]
@@ -195,13 +194,7 @@ class ExplainHandlers:
         """The base model's name; raises SteeringError if it is none, or this visitor may load none."""
         if not self.may_load_base or not self.chat.operator.take_home.is_here(request.headers.get("host")):
             raise SteeringError(words.BASE_OFF + words.BASE_COMMAND)
-        name = str(base or "").strip()
-        if not name:
-            raise SteeringError(words.NO_BASE)
-        allowed = self.chat.operator.limits.models
-        if allowed and name not in allowed:
-            raise SteeringError(words.NOT_OFFERED.format(names=", ".join(allowed)))
-        return name
+        return allowed_name(base, "base model", self.chat.operator.limits.models)
 
     def _beside(
         self,

@@ -11,7 +11,7 @@ from steering.report_pictures import Line
 from steering.ui import explain_said as sentences
 from steering.ui import explain_words as words
 from steering.ui.explain_pieces import csv_link, curves_chart, field_words, lines_chart, of_html, section
-from steering.ui.make_words import escaped
+from steering.ui.make_words import escaped, shortened
 
 if TYPE_CHECKING:
     from steering.ui.explain_found import BaseFound, Explained, HeadBeside, SuffixFound
@@ -28,7 +28,7 @@ def suffix_html(found: SuffixFound) -> str:
     )
     return (
         f'<div class="explain-found">{of_html(found.of)}'
-        f'<p class="hint">The suffix “{escaped(words.short(found.suffix))}”</p><p role="status">{escaped(said)}</p>'
+        f'<p class="hint">The suffix “{escaped(shortened(found.suffix))}”</p><p role="status">{escaped(said)}</p>'
         f'<div class="explain-two"><div>{curves_chart(found.curves, said, found.of)}'
         f"{csv_link('suffix.csv', found.csv, 'the layers with the suffix')}</div>"
         f"<div><h3>The heads that wrote most without it</h3>{table}"

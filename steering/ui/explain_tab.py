@@ -16,11 +16,11 @@ from steering.ui.explain_pieces import waiting
 from steering.ui.layout import Components
 from steering.ui.limits import Limits
 from steering.ui.pieces import fixed, focus_back, focus_on
+from steering.ui.second_model import LONGEST_NAME
 from steering.ui.session import Sessions
 from steering.ui.squares import SQUARES_SCRIPT
 
 VISITORS_AT_ONCE = 32
-LONGEST_NAME = 400  # characters of a model's name or folder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from unicodedata import category
 from steering.contrast import preset_card
 from steering.ui.errands import Sayings
 from steering.ui.ideas import is_own
-from steering.ui.make_words import visible_token
+from steering.ui.make_words import shortened, visible_token
 
 if TYPE_CHECKING:
     from steering.ui.explain_found import Head, Of
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 FIRST_PROMPT = "Why is the sky blue?"
 OWN_SUFFIX = "Talk like a pirate of the old days."  # where no preset says what calls for an idea
 TEMPLATE = "template"  # steering.head_attention.TEMPLATE; importing that would load torch before the page is up
-MOST_WORDS = 300  # characters of a prompt or a suffix that are shown in a sentence
 
 # Groups of prompts, as their lines are called.
 WITH_IDEA, WITHOUT_IDEA, YOUR_PROMPT = "with the idea", "without it", "your prompt"
@@ -52,7 +51,6 @@ SAYINGS = Sayings(
 )
 NO_PROMPT = "There is no prompt to look at. Type one first."
 NO_SUFFIX = "There is no suffix to look at. Type one first."
-NO_BASE = "No base model is named yet. Type its repository on the hub, or its folder."
 TOO_MANY = "{what} has {n:,} characters; at most {most:,} are read here. Shorten it."
 TOO_LONG = "{what} has {n:,} tokens; at most {most:,} are looked at here. Shorten it."
 THE_PROMPT, THE_SUFFIX, WITH_SUFFIX = "The prompt", "The suffix", "With the suffix the prompt"
@@ -61,11 +59,6 @@ NO_TEXTS = (
     "The texts that this direction was made from are not known here, so there is nothing to tell apart. Choose one of "
     "the ideas that come with the playground, or make the direction anew."
 )
-BASE_FAILED = (
-    "“{name}” could not be loaded; the program’s log says why. Give the name of a repository on the hub, or a folder."
-)
-ONE_BASE = "A base model is being looked at for someone else. Try again in a minute."
-NOT_OFFERED = "Only the models that this playground offers may be looked at: choose one of {names}."
 
 SIDES, WAYS = "Texts with the idea, without it, and yours", "Your prompt, three ways"
 INTRO = (
@@ -139,15 +132,9 @@ def turned_up(coefficient: float) -> str:
     return f"turned up ({coefficient:.3g})"
 
 
-def short(text: str) -> str:
-    """A prompt or a suffix inside a sentence."""
-    line = " ".join(text.split())
-    return line if len(line) <= MOST_WORDS else f"{line[: MOST_WORDS - 1].rstrip()}…"
-
-
 def of_words(of: Of) -> str:
     """What something was found of, so that it can be told from what is chosen now."""
-    return f"“{of.title}” in {of.model}, the prompt “{short(of.prompt)}”"
+    return f"“{of.title}” in {of.model}, the prompt “{shortened(of.prompt)}”"
 
 
 def beside_words(of: Of, base: str) -> str:

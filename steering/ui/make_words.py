@@ -10,12 +10,19 @@ GONE = "Another model is in use now, and this direction was made for the one bef
 RESPONSE = 0  # steering.activations.RESPONSE; importing that would load torch before the page is up
 # AUROC from which the held-out texts count as told apart well, or partly.
 SORTED_WELL, SORTED_PARTLY = 0.9, 0.7
+LONGEST_QUOTED = 300  # characters of a text of a person that stands in a sentence
 SEED = 0  # of the split into texts to learn from and texts to check with
 
 
 def escaped(text: str) -> str:
     """A text from outside as it stands, never as markup."""
     return html.escape(text)
+
+
+def shortened(text: str) -> str:
+    """A text of a person's inside a sentence, on one line; not escaped."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_QUOTED else f"{line[: LONGEST_QUOTED - 1].rstrip()}…"
 
 
 def default_name(stem: str) -> str:

@@ -49,9 +49,6 @@ SAYINGS = Sayings(
     cancelled_kinds={"push": ("Cancelled.", "Nothing of it is in the repository.")},
 )
 OTHER_MODEL = "Another model came into use meanwhile. Press again to write that one."
-CHANGED_FILES = (
-    "The files of {label} are not those it was loaded from any more. Load it again (Settings, Model), then write it."
-)
 CANNOT_BE_WRITTEN = (
     "The chat uses “{way}” (Settings), which depends on each text and cannot be written into weights. This is the "
     "projection of the paper."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from steering.errors import SteeringError
 from steering.ui import take_home_words as words
+from steering.ui.asked_model import own_files
 from steering.ui.make_work import checked_direction, require_small
 from steering.ui.methods import removed
 
@@ -130,8 +131,6 @@ def write_model(engine: Engine, order: Order, job: Job) -> None:
         Cancelled: when the job was stopped; nothing has the target's name then.
     """
     from steering.edited_model_card import comparison_on_card
-    from steering.model_files import revision_of
-    from steering.weights import model_folder
 
     model = engine.ready_model()
     if (model.name, model.revision) != order.model:
@@ -145,10 +144,7 @@ def write_model(engine: Engine, order: Order, job: Job) -> None:
     direction = order.own or engine.preset_direction(order.idea, progress)
     if refusal := cannot_be(order.form, model, direction.layer):
         raise SteeringError(refusal)
-    revision = model.revision if is_of_hub(model.name) else None
-    source = model_folder(model.name, revision, progress)
-    if revision_of(source) != model.revision:
-        raise SteeringError(words.CHANGED_FILES.format(label=model.label))
+    source, revision = own_files(model, progress)
     with engine.all_cores():
         _write(model, direction, order, revision, progress)
     base = (model.name, revision) if revision else (str(source), None)
@@ -179,11 +175,6 @@ def _write(model: ChatModel, direction: Direction, order: Order, revision: str |
         return
     write = write_adapter if order.form == "adapter" else orthogonalize
     write(model.name, removed(order.removal, direction), order.target, revision=revision, progress=progress)
-
-
-def is_of_hub(name: str) -> bool:
-    """Whether a model's name is that of a repository of the hub, so that its commit says which files were loaded."""
-    return name != "bundled" and not Path(name).expanduser().exists()
 
 
 def loading_code(folder: Path, base: tuple[str, str | None] | None = None) -> str:

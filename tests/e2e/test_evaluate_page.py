@@ -26,7 +26,12 @@ def test_an_evaluation_by_keyboard(open_page: OpenPage) -> None:
     tab_to(page, "#evaluate-length input")
     tab_to(page, "#evaluate-which input")
     page.keyboard.press("ArrowLeft")
-    tab_to(page, "#evaluate-run")
+    tab_to(page, "#evaluate-more button")
+    page.keyboard.press("Enter")
+    expect(page.locator("#evaluate-harmful input")).to_have_value("Those that come along")
+    tab_to(page, "#evaluate-edited input")
+    page.keyboard.press("Space")
+    page.locator("#evaluate-run").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#evaluate-cancel")).to_be_focused()
     expect(page.locator("#evaluate-progress [role=progressbar]")).to_be_visible()
@@ -41,6 +46,8 @@ def test_an_evaluation_by_keyboard(open_page: OpenPage) -> None:
     assert download.value.suggested_filename == "evaluation.csv"
     found.get_by_text("All figures").click()
     expect(found.locator("table.figures")).to_contain_text("random added")
+    expect(found.locator("table.figures")).to_contain_text("orthogonalized")
+    expect(found).to_contain_text("taken out of the weights themselves, it refuses")
     for width, scheme in ((1360, "light"), (320, "dark")):
         page.set_viewport_size({"width": width, "height": 800})
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
