@@ -162,6 +162,5 @@ def command_html() -> str:
     """What the command line does beyond this tab."""
     return (
         f'<section class="quality waiting explain-card"><h2>More than this</h2><p>{words.COMMAND}</p>'
-        "<p><code>python -m steering evaluate --direction poetic --harmful requests.txt --system --tasks coherence</code>"
-        "</p></section>"
+        f"<p><code>{words.EXAMPLE}</code></p></section>"
     )

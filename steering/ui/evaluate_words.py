@@ -37,6 +37,7 @@ COMMAND = (
     "The command line does more: files of your own, several models and system prompts in one table, a judge’s own "
     "rubric, tasks of lm-eval, and runs that survive a kill. "
 )
+EXAMPLE = "python -m steering evaluate --direction poetic --harmful requests.txt --system --tasks coherence"
 
 # What only the person at the machine may ask for: other questions, and models beside the one in use.
 COME_ALONG = "Those that come along"
