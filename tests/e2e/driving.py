@@ -150,6 +150,13 @@ def tab_to(page: Page, selector: str) -> None:
     raise AssertionError(f"60 times Tab did not lead to {selector}")
 
 
+def arrow_to(page: Page, group: str, key: str) -> None:
+    """Tab to a group of choices and press an arrow key there; the page's script has to have made a group of them."""
+    page.locator(f"#{group} input[name='{group}']").first.wait_for(state="attached")
+    tab_to(page, f"#{group} input")
+    page.keyboard.press(key)
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -244,6 +251,7 @@ __all__ = [
     "PATIENCE",
     "PLACES",
     "answers",
+    "arrow_to",
     "ask",
     "begin",
     "chart_lines",

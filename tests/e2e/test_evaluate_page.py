@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from axe_playwright_python.base import AXE_SCRIPT
-from driving import sideways, tab_to
+from driving import arrow_to, sideways, tab_to
 from playwright.sync_api import Browser, Page, expect
 from test_accessibility import VIOLATIONS
 
@@ -21,11 +21,11 @@ def test_an_evaluation_by_keyboard(open_page: OpenPage) -> None:
     page.get_by_role("tab", name="Evaluate").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#evaluate-what")).to_contain_text("How much “Poetic” changes")
-    tab_to(page, "#evaluate-count input")
-    page.keyboard.press("ArrowLeft")
+    arrow_to(page, "evaluate-count", "ArrowLeft")
+    expect(page.locator("#evaluate-count input").first).to_be_checked()
     tab_to(page, "#evaluate-length input")
-    tab_to(page, "#evaluate-which input")
-    page.keyboard.press("ArrowLeft")
+    arrow_to(page, "evaluate-which", "ArrowLeft")
+    expect(page.locator("#evaluate-which input").first).to_be_checked()
     tab_to(page, "#evaluate-more button")
     page.keyboard.press("Enter")
     expect(page.locator("#evaluate-harmful input")).to_have_value("Those that come along")
