@@ -341,7 +341,7 @@ const chosen = () => hover || pinned;
 
 // Plotly is a large script, half a second of a slow machine's time. The lines that came with the page's file
 // (steering/ui/first_paint.py) stand in for it until something else must be drawn, a pointer or the keyboard comes near,
-// or nobody has done anything for a while.
+// or somebody who is there has done nothing for a while.
 const QUIET = 5000; // ms
 let plotly = null;
 let still = null;
@@ -373,7 +373,7 @@ function standIn() {
     if (!plotly) timer = setTimeout(() => idle(() => loadPlotly()), QUIET);
   };
   for (const kind of ['pointerdown', 'keydown', 'wheel']) addEventListener(kind, wait, { passive: true, capture: true });
-  wait();
+  addEventListener('pointermove', wait, { passive: true, once: true });
 }
 standIn();
 

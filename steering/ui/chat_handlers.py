@@ -104,7 +104,7 @@ class ChatHandlers:
         parts, settings = self.parts, self.parts.settings
         timer = gr.Timer(0.5)
         thinking = [settings["thinking"], settings["thinking_acts"]]
-        told = [parts.scope, parts.model_status, timer, parts.model, parts.idea, *thinking]
+        told = [parts.scope, parts.model_status, timer, parts.model, parts.in_use, parts.idea, *thinking]
         timer.tick(self.watch, None, told, **QUICK)
         arrived = [
             *self._chosen,
@@ -353,12 +353,13 @@ class ChatHandlers:
             session.log = (session.log or self.chat.rest_log(session)) + loading_line(loading)
             log = session.log
         arrived = engine.model is not None and session.model_seen != (engine.model.name, engine.model.revision)
-        model = idea = thinking = gr.skip()
+        model = in_use = idea = thinking = gr.skip()
         if arrived:
             first_time = session.model_seen == ("", "")
             words = " ".join(part for part in (self.chat.put_aside(session), words) if part)
             session.words = words
             model = engine.model.name if engine.model else gr.skip()
+            in_use = "@".join(session.model_seen)
             idea = gr.update(choices=self.chat.choices(session), value=session.idea)
             thinking = gr.update(visible=bool(engine.model and engine.model.can_think))
             if not session.is_busy:
@@ -371,4 +372,4 @@ class ChatHandlers:
                 model = engine.model.name
         elif session.words and not on_its_way:
             words = session.words
-        return [log, words, gr.Timer(0.5 if on_its_way else 8), model, idea, thinking, thinking]
+        return [log, words, gr.Timer(0.5 if on_its_way else 8), model, in_use, idea, thinking, thinking]

@@ -55,7 +55,7 @@ def build_evaluate_tab(components: Components, chat: Chat, sessions: Sessions) -
         beside = _html("evaluate-beside")
         fixed(command_html(), "evaluate-command")
     components.evaluate_tab.select(handlers.show, None, [what], **_SHORT)
-    components.model_status.change(handlers.show, None, [what], trigger_mode="always_last", **_SHORT)
+    components.in_use.change(handlers.show, None, [what], trigger_mode="always_last", **_SHORT)
     run.click(
         handlers.evaluate,
         [count, length, which, components.strength, *more],

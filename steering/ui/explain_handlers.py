@@ -56,7 +56,7 @@ class ExplainHandlers:
         return [self._heading(session), suggested if is_ours and suffix != suggested else gr.skip()]
 
     def refresh(self, suffix: str, request: gr.Request) -> Updates:
-        """Something was said of the model: as `show`, if another is in use than when the tab was looked at."""
+        """A model came into use: as `show`, if it was another when the tab was looked at."""
         is_old = self.sessions.of(request).explaining.shown_for not in (None, self._model)
         return self.show(suffix, request) if is_old else [gr.skip(), gr.skip()]
 

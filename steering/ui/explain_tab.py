@@ -58,7 +58,7 @@ def build_explain_tab(components: Components, chat: Chat, sessions: Sessions) ->
     chosen = [components.strength, components.settings["removal"], components.settings["addition"]]
     shown = [what, suffix.text]
     components.explain_tab.select(handlers.show, [suffix.text], shown, **_SHORT)
-    components.model_status.change(handlers.refresh, [suffix.text], shown, **_LAST)
+    components.in_use.change(handlers.refresh, [suffix.text], shown, **_LAST)
     _attach(prompt, handlers.explain, [prompt.text, *chosen], [what, where, heads, looks, speaks], handlers)
     heads.select(handlers.press, None, [looks], **_LAST)
     _attach(suffix, handlers.compare, [prompt.text, suffix.text, *chosen], [suffix_found], handlers)

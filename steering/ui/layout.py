@@ -52,6 +52,7 @@ class Components:
       `likeliest_line`, goes into ``looked``.
     - ``third_answer``: "added" or "opposite"; ``removal`` and ``addition``: as in `methods`.
     - ``thinking`` and ``thinking_acts`` are invisible until the model can think: ``gr.update(visible=True)``.
+    - ``in_use`` holds the name and revision of the model in use once it is there, and so tells when another came.
     - ``model_status`` is a read-only text; ``settings`` are the inputs that `SETTINGS` names, in its order.
     - ``edit`` should take the last turn back and put its question into ``message``.
     - ``make_tab``, ``blind_tab``, ``explain_tab``, ``evaluate_tab`` and ``home_tab`` are empty; enter them again
@@ -87,6 +88,7 @@ class Components:
     copy_markdown: gr.Button
     save_run: gr.Button
     carried: gr.Textbox
+    in_use: gr.Textbox
     scope: gr.HTML
     looked: gr.HTML
     model: gr.Dropdown
@@ -178,6 +180,7 @@ def build_layout(
                 )
             )
             carried = gr.Textbox(label="Carried", elem_id="carried", visible="hidden", interactive=True)
+            in_use = gr.Textbox(label="The model in use", elem_id="in-use", visible="hidden")
         with gr.Tab("Make a direction", id="make", elem_id="tab-make") as make_tab:
             pass
         with gr.Tab("Blind test", id="blind", elem_id="tab-blind") as blind_tab:
@@ -222,6 +225,7 @@ def build_layout(
         copy_markdown=copy_markdown,
         save_run=save_run,
         carried=carried,
+        in_use=in_use,
         scope=scope,
         looked=looked,
         model=model_choice,

@@ -228,8 +228,7 @@ def _entering_all(
 
 def _attach_files(step: FileStep, handlers: TakeHomeFiles, components: Components, entering: Entering) -> None:
     entering.on(components.home_tab.select)
-    # What is said of the model changes when it is there, and when another has taken its place.
-    components.model_status.change(entering.refresh, entering.inputs, entering.outputs, **_LAST)
+    components.in_use.change(entering.refresh, entering.inputs, entering.outputs, **_LAST)
     step.kind.input(handlers.offer, [step.kind], [step.note, step.download], **_LAST)
     step.download.click(handlers.find, [step.kind], [step.what, step.note, step.download], **_LONG)
     message, brought = components.message, [step.brought, step.layer, *handlers.brought_back]

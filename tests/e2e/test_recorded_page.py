@@ -26,7 +26,7 @@ OpenPage = Callable[..., Page]
 # What the page shows as soon as text, chart and map are there, all read at one moment.
 FIRST_SCREEN = """() => {
   const texts = [...document.querySelectorAll('#panes .bot .message-content')].map((answer) => answer.textContent);
-  const lines = document.querySelectorAll('#sc-line .scatterlayer path.js-line').length;
+  const lines = document.querySelectorAll('.plot .lines path[data-look]').length;
   const map = document.querySelector('#sc-mapbox canvas');
   if (texts.length < 3 || lines < 3 || !Number(document.querySelector('#scope').dataset.tokens)) return null;
   const pixels = map.getContext('2d').getImageData(0, 0, map.width, map.height).data.buffer;
@@ -50,6 +50,8 @@ def test_recorded_run_before_the_model_and_live_with_one_press(
     # Processor time, not the clock's: the machine may be busy with other things.
     assert busy < 10
     page = open_page(at=started, ready=False)
+    joins: list[str] = []
+    page.on("request", lambda request: joins.append(request.url) if "/queue/join" in request.url else None)
     seen = page.wait_for_function(FIRST_SCREEN).json_value()
     assert seen["loading"].startswith("Loading…")
     assert seen["disabled"] == "true"
@@ -62,6 +64,8 @@ def test_recorded_run_before_the_model_and_live_with_one_press(
     assert seen["shades"] > 20
 
     wait_until_ready(page)
+    # However often a page hears how far the model is: each tab that wants to know asks once, when it is there.
+    assert len(joins) <= 3
     assert page.locator("#ask").get_attribute("aria-label") is None
     expect(page.locator("#status-words")).to_have_text("Recorded example. Press “Ask all three” to run it live.")
     page.locator("#recorded summary").click()
@@ -75,6 +79,17 @@ def test_recorded_run_before_the_model_and_live_with_one_press(
     expect(page.locator("#recorded")).to_be_hidden()
     assert all(questions(page, pane) == [recorded.question] for pane in PANES)
     assert all(answers(page))
+
+
+def test_the_large_script_comes_once_somebody_is_there(open_page: OpenPage) -> None:
+    page = open_page(ready=False)
+    wait_until_ready(page)
+    wait_for_example(page)
+    page.wait_for_timeout(6000)  # longer than somebody who is there does nothing before it is fetched
+    assert page.evaluate("!window.Plotly")
+    assert page.locator(".plot .lines path[data-look]").count() == 3
+    page.mouse.move(700, 5)
+    page.wait_for_function("window.Plotly && document.querySelector('#sc-line .scatterlayer path.js-line')")
 
 
 def test_recorded_run_is_read_from_its_beginning(page: Page) -> None:
