@@ -31,8 +31,10 @@ from steering.ui import take_home_words as words
 from steering.ui.chat import Chat
 from steering.ui.engine import Engine, ModelOptions
 from steering.ui.errands import Errands, Told
+from steering.ui.model_choice import ModelChoice
 from steering.ui.operator import Operator
 from steering.ui.options import parsed
+from steering.ui.page import build_page
 from steering.ui.session import Session, Sessions
 from steering.ui.take_home_files import TakeHomeFiles
 from steering.ui.take_home_models import TakeHomeModels
@@ -729,3 +731,21 @@ def test_read_own_refuses_what_make_refuses(tab: Tab, tmp_path: Path) -> None:
     path = export_direction(short, tmp_path / "short.npz").path
     with pytest.raises(DirectionError, match="too short"):
         read_own(str(path), None, tab.engine.ready_model())
+
+
+def test_what_shows_the_same_is_done_in_the_order_it_was_asked_for() -> None:
+    """A model that comes into use and a kind that is chosen meanwhile both say what can be downloaded."""
+    engine = Engine(ModelOptions())
+    page = build_page(engine, ModelChoice(engine, "bundled", anything=True), Operator(take_home=TakeHome(Path("exports"))))
+    named = {block.elem_id: number for number, block in page.blocks.items() if block.elem_id}
+    for shown in ("home-download", "home-folder"):
+        showing = [one for one in page.fns.values() if any(output._id == named[shown] for output in one.outputs)]
+        asked_by = [event for one in showing for _, event in one.targets if one.concurrency_id == "take-home"]
+        assert set(asked_by) >= {"select", "change", "input"}
+        # The rest is pressed by the visitor, who then waits for it.
+        assert all(
+            event in ("click", "submit", "then")
+            for one in showing
+            for _, event in one.targets
+            if one.concurrency_id != "take-home"
+        )

@@ -188,7 +188,7 @@ class Entering:
 
     def on(self, event: Callable[..., Any]) -> None:
         """Let an event show it."""
-        event(self.enter, self.inputs, self.outputs, **_SHORT)
+        event(self.enter, self.inputs, self.outputs, **_IN_ORDER)
 
 
 def _entering(files: FileStep, file_handlers: TakeHomeFiles, sessions: Sessions) -> Entering:
@@ -268,7 +268,10 @@ def _attach_push(step: PushStep, handlers: TakeHomeModels) -> None:
 
 
 _SHORT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-_LAST: dict[str, Any] = _SHORT | {"trigger_mode": "always_last"}
+# What shows the same things from what is chosen now is done in the order in which it was asked for: else an answer to
+# what was chosen a moment ago could come last, and stay.
+_IN_ORDER: dict[str, Any] = _SHORT | {"concurrency_id": "take-home", "concurrency_limit": 1}
+_LAST: dict[str, Any] = _IN_ORDER | {"trigger_mode": "always_last"}
 _LONG: dict[str, Any] = _SHORT | {"concurrency_limit": VISITORS_AT_ONCE}
 
 __all__ = ["build_home_tab"]
