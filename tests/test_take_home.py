@@ -736,7 +736,8 @@ def test_read_own_refuses_what_make_refuses(tab: Tab, tmp_path: Path) -> None:
 def test_what_shows_the_same_is_done_in_the_order_it_was_asked_for() -> None:
     """A model that comes into use and a kind that is chosen meanwhile both say what can be downloaded."""
     engine = Engine(ModelOptions())
-    page = build_page(engine, ModelChoice(engine, "bundled", anything=True), Operator(take_home=TakeHome(Path("exports"))))
+    operator = Operator(take_home=TakeHome(Path("exports")))
+    page = build_page(engine, ModelChoice(engine, "bundled", anything=True), operator)
     named = {block.elem_id: number for number, block in page.blocks.items() if block.elem_id}
     for shown in ("home-download", "home-folder"):
         showing = [one for one in page.fns.values() if any(output._id == named[shown] for output in one.outputs)]
