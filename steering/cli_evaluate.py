@@ -17,7 +17,6 @@ from steering.errors import SteeringError
 
 if TYPE_CHECKING:
     from steering.contestants import Contestant
-    from steering.contrast import Example
     from steering.directions import Direction
     from steering.evaluate import Plan, ReplyJudge, TaskRunner
     from steering.evaluation_records import Record, RecordFile
@@ -251,8 +250,8 @@ def _plan(options: argparse.Namespace, progress: Progress) -> tuple[Plan, dict[s
         if (found := _named(options, side, progress)) is not None:
             data[side] = found
     plan = Plan(
-        harmful=_examples(data.get("harmful")),
-        harmless=_examples(data.get("harmless")),
+        harmful=data["harmful"].examples if "harmful" in data else (),
+        harmless=data["harmless"].examples if "harmless" in data else (),
         text=data["text"].text if "text" in data else "",
         systems=("",) if options.system is None else ("", options.system),
         max_new_tokens=options.tokens,
@@ -283,12 +282,6 @@ def _named(options: argparse.Namespace, side: Side, progress: Progress) -> Named
             f"There is neither a data set nor a file “{name}”. Data sets: {HELD_OUT}, {', '.join(sorted(SETS))}."
         )
     return load_prompts(name, side=side, **sample)
-
-
-def _examples(data: NamedData | None) -> tuple[Example, ...]:
-    from steering.contrast import Example
-
-    return tuple(Example(({"role": "user", "content": prompt},)) for prompt in (data.prompts if data else ()))
 
 
 def _contestants(options: argparse.Namespace, direction: Direction, edited: Path) -> list[Contestant]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from steering.contrast import PRESETS
+from steering.contrast import PRESETS, Example
 from steering.contrast_files import read_rows
 from steering.contrast_rows import LABELS, Row
 from steering.errors import SteeringError
@@ -68,6 +68,11 @@ class NamedData:
     def text(self) -> str:
         """All of it as one text."""
         return "\n\n".join(self.prompts)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Each prompt as a user's only message."""
+        return tuple(Example(({"role": "user", "content": prompt},)) for prompt in self.prompts)
 
 
 _XSTEST = "11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a"

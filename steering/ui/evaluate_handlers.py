@@ -16,7 +16,7 @@ from steering.ui.errands import Errands, Told, Updates, buttons_at_rest, buttons
 from steering.ui.evaluate_found import HELD_OUT, Evaluated, ToEvaluate
 from steering.ui.evaluate_work import begin_evaluation
 from steering.ui.ideas import prompt_of, title_of
-from steering.ui.second_model import allowed_name, may_load
+from steering.ui.second_model import allowed_name, may_ask, may_load
 from steering.ui.session import Session, Sessions
 from steering.ui.turn import checked_coefficient
 from steering.ui.worker import Reports
@@ -137,7 +137,7 @@ class EvaluateHandlers:
         )
         if not more.needs_more:
             return asked
-        if not self.has_more or not self.chat.operator.take_home.is_here(request.headers.get("host")):
+        if not may_ask(self.chat, request):
             raise SteeringError(words.AT_HOME)
         if any(name not in dict(named_choices(side)).values() for side, name in more.sets.items()):
             raise SteeringError(words.NOT_OURS)

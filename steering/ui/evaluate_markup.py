@@ -141,7 +141,7 @@ def _judged(rows: Mapping[str, TableRow]) -> str:
 
 def _listed(parts: list[str]) -> str:
     """“a, b and c”."""
-    return " and ".join([part for part in (", ".join(parts[:-1]), parts[-1]) if part])
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _share(rows: Mapping[str, TableRow], variant: str) -> str:

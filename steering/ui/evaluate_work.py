@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steering.progress import Progress, silent
 from steering.ui import evaluate_words as words
 from steering.ui.asked_model import asked_model, own_files, through
 from steering.ui.errands import in_a_thread
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from steering.directions import Direction
     from steering.models import ChatModel
     from steering.named_sets import NamedData, Side
-    from steering.progress import Progress
     from steering.ui.engine import Engine
     from steering.ui.worker import Job, Reports
 
@@ -36,7 +36,7 @@ def begin_evaluation(engine: Engine, asked: ToEvaluate) -> Reports:
     A judge and an edited model are second models: for one visitor at a time, and gone afterwards.
     """
     if not asked.needs_more:
-        return engine.worker.submit(partial(evaluate, engine, asked, None, None))
+        return engine.worker.submit(partial(evaluate, engine, asked, gathered(asked, silent), None))
 
     def work(job: Any) -> None:
         data = gathered(asked, job.progress)
@@ -65,12 +65,12 @@ def gathered(asked: ToEvaluate, progress: Progress) -> dict[Side, NamedData]:
 
 
 def evaluate(
-    engine: Engine, asked: ToEvaluate, data: Mapping[Side, NamedData] | None, judge: ChatModel | None, job: Job
+    engine: Engine, asked: ToEvaluate, data: Mapping[Side, NamedData], judge: ChatModel | None, job: Job
 ) -> None:
     """Evaluate a direction on the model in use, on its thread; reports an `Evaluated` at the end.
 
     Args:
-        data: what is read; None for what comes with the project.
+        data: what is read on each side.
         judge: the model that was asked for as a judge, if it is not the one in use.
 
     Raises:
@@ -78,7 +78,6 @@ def evaluate(
             answers nonsense, or the edited model cannot be written or loaded.
     """
     from steering.contestants import ORTHOGONALIZED, contestants
-    from steering.contrast import Example
     from steering.evaluate import Evaluation, Plan
     from steering.evaluation_metrics import UNCLEAR
     from steering.evaluation_records import RECORDS, RecordFile
@@ -89,15 +88,9 @@ def evaluate(
 
     model, direction = asked_model(engine, asked.model, asked.idea, asked.own, words.OTHER_MODEL, job)
     progress = through(engine, job)
-    data = gathered(asked, progress) if data is None else data
-
-    def examples(side: Side) -> tuple[Example, ...]:
-        prompts = data[side].prompts if side in data else []
-        return tuple(Example(({"role": "user", "content": prompt},)) for prompt in prompts)
-
     plan = Plan(
-        harmful=examples("harmful"),
-        harmless=examples("harmless"),
+        harmful=data["harmful"].examples if "harmful" in data else (),
+        harmless=data["harmless"].examples,
         text=data["text"].text,
         max_new_tokens=asked.length,
         seed=SEED,

@@ -20,7 +20,7 @@ from steering.ui.explain_map import MLP
 from steering.ui.explain_work import explain, explain_suffix
 from steering.ui.ideas import title_of
 from steering.ui.methods import ADDITIONS, REMOVALS
-from steering.ui.second_model import allowed_name, may_load
+from steering.ui.second_model import allowed_name, may_ask, may_load
 from steering.ui.session import Session, Sessions
 from steering.ui.turn import checked_coefficient
 from steering.ui.worker import Reports
@@ -192,7 +192,7 @@ class ExplainHandlers:
 
     def _allowed_base(self, base: str, request: gr.Request) -> str:
         """The base model's name; raises SteeringError if it is none, or this visitor may load none."""
-        if not self.may_load_base or not self.chat.operator.take_home.is_here(request.headers.get("host")):
+        if not may_ask(self.chat, request):
             raise SteeringError(words.BASE_OFF + words.BASE_COMMAND)
         return allowed_name(base, "base model", self.chat.operator.limits.models)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import gradio as gr
+
 from steering.errors import SteeringError
 from steering.ui.chat import Chat
 from steering.ui.make_words import shortened
@@ -33,6 +35,11 @@ NOT_OFFERED = "Only the models that this playground offers may be looked at: cho
 def may_load(chat: Chat) -> bool:
     """Whether a second model may be loaded: for the person at the machine, who may have models written too."""
     return chat.operator.take_home.folder is not None and chat.engine.exchanges
+
+
+def may_ask(chat: Chat, request: gr.Request) -> bool:
+    """Whether whoever sends this may have one loaded: they have opened the page by a name that it may be opened by."""
+    return may_load(chat) and chat.operator.take_home.is_here(request.headers.get("host"))
 
 
 def allowed_name(typed: Any, kind: str, offered: tuple[str, ...]) -> str:
